@@ -1,0 +1,3 @@
+package kern
+
+func tiers() []*Kernels { return []*Kernels{generic()} }

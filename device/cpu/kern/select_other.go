@@ -1,0 +1,5 @@
+//go:build !amd64
+
+package kern
+
+func tiers() []*Kernels { return []*Kernels{generic()} }
