@@ -28,6 +28,19 @@ func (p Pathway) String() string {
 	return [...]string{"mha", "mha-masked", "mla", "mla-sparse"}[p]
 }
 
+// MarshalText writes the pathway's name.
+func (p Pathway) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// ParsePathway reads a pathway's name.
+func ParsePathway(name string) (Pathway, error) {
+	for p := range numPathways {
+		if p.String() == name {
+			return p, nil
+		}
+	}
+	return 0, fmt.Errorf("unknown pathway %q: want mha, mha-masked, mla or mla-sparse", name)
+}
+
 // Expanded tells whether p computes over expanded K/V.
 func (p Pathway) Expanded() bool { return p == MHA || p == MHAMasked }
 
@@ -46,12 +59,21 @@ const (
 
 func (p Phase) String() string { return [...]string{"prefill", "decode", "verify"}[p] }
 
+// MarshalText writes the phase's name.
+func (p Phase) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
 // Extent is one sequence's part of a step: New query rows behind Prefix cached
 // tokens. Row i has context Prefix+i+1.
 type Extent struct {
 	Prefix, New int
 	Phase       Phase
+	// Policy overrules the planner's own for this sequence, if it is not zero.
+	// An override that [Planner.CheckPolicy] refuses is not followed.
+	Policy Policy
 }
+
+// Context returns how many positions the sequence has after the step.
+func (e Extent) Context() int { return e.Prefix + e.New }
 
 // Segment is a run of consecutive rows of one extent that takes one pathway.
 type Segment struct {
@@ -59,11 +81,19 @@ type Segment struct {
 	From, To int // rows [From, To) of the extent
 	Pathway  Pathway
 	Reason   Reason
-	// Cost is the predicted time of the segment's own work in microseconds,
-	// without the fixed overhead of its pathway.
+	// Keys is the number of positions expanded for this segment, beyond those
+	// that earlier segments of the sequence had expanded; 0 unless the pathway
+	// is of the MHA family.
+	Keys int
+	// Pairs is the number of query-key pairs that the attention core computes:
+	// selected keys on MLASparse, visible keys elsewhere.
+	Pairs int64
+	// Cost is the predicted time of the segment's own work in one layer, in
+	// microseconds, without the fixed overhead of its pathway.
 	Cost float64
 	// Alternatives holds, by pathway, the predicted cost of these rows on it,
-	// or +Inf where it was excluded; Excluded says why.
+	// the sequence's earlier segments being as they are, or +Inf where it was
+	// excluded; Excluded says why.
 	Alternatives [Count]float64
 	Excluded     [Count]Exclusion
 }
@@ -72,7 +102,8 @@ type Segment struct {
 func (s *Segment) Rows() int { return s.To - s.From }
 
 // Plan is the decision for one step. Its slices are reused by the next call
-// that is given the plan.
+// that is given the plan, so that planning into the same Plan step after step
+// does not allocate. The zero value is ready for use.
 type Plan struct {
 	// Segments covers every row of every extent once, ordered by extent, then
 	// by row.
@@ -85,6 +116,11 @@ type Plan struct {
 	Predicted float64
 	// Used tells which pathways have segments.
 	Used [Count]bool
+
+	candidates []candidate
+	placed     []placedChunk
+	chunks     []Chunk
+	starts     []int
 }
 
 // Wave is one round of K/V expansion followed by MHA over the expanded keys.
@@ -96,7 +132,8 @@ type Wave struct {
 // Chunk is a range of positions of one extent's sequence, expanded to rows
 // Offset, Offset+1, … of the wave's workspace. Rows of the extent's MHA-family
 // segments attend to it; partial results of several chunks of a sequence are
-// merged by log-sum-exp.
+// merged by log-sum-exp. Chunks of a sequence are in different waves, in order
+// of position, and their borders depend on the workspace bound alone.
 type Chunk struct {
 	Extent   int
 	From, To int // positions [From, To)

@@ -1,0 +1,487 @@
+package pathway
+
+import (
+	"fmt"
+	"math"
+)
+
+// Config configures a planner.
+type Config struct {
+	Geometry    Geometry
+	Calibration Calibration // of the same geometry
+	Policy      Policy      // PolicyDefault means PolicyAdaptive
+	// Threshold is the number of tokens of PolicyThreshold; 0 means index_topk
+	// or, without an indexer, DefaultThreshold.
+	Threshold int
+	// AllowApproximate permits a threshold above index_topk: dense attention
+	// over more keys than the model would select.
+	AllowApproximate bool
+	// Deterministic makes the pathway of a row depend on its context alone: MLA
+	// up to index_topk and MLASparse beyond, with PolicyMHA likewise MHA and
+	// MHAMasked.
+	Deterministic bool
+	// WorkspaceBytes bounds the expanded K/V of one wave; KVBytesPerKey is
+	// what one key takes in it. At least PageTokens keys must fit.
+	WorkspaceBytes int64
+	KVBytesPerKey  int64
+	// Unsupported marks pathways that the backend has no kernel for at the
+	// formats in use.
+	Unsupported [Count]bool
+}
+
+// DefaultThreshold is the threshold for models without an indexer: that of the
+// original rule.
+const DefaultThreshold = 2048
+
+// Planner plans steps. It is immutable, so that any number of goroutines may
+// use it, each with Plans of its own.
+type Planner struct {
+	config    Config
+	prices    prices
+	supported pathwaySet
+	accepted  [numPolicies]bool // as overrides
+	denseCut  int // context up to which growing contexts favour MHA over MLA; 0: no such point
+	selectCut int // the same for MHAMasked and MLASparse: L*
+}
+
+// New makes a planner. Its errors say which setting cannot be.
+func New(c Config) (*Planner, error) {
+	if err := c.Geometry.Validate(); err != nil {
+		return nil, err
+	}
+	if err := c.Calibration.Validate(); err != nil {
+		return nil, err
+	}
+	if c.Calibration.Key.Geometry != c.Geometry {
+		return nil, fmt.Errorf("%w: it is for geometry %+v, the model has %+v: calibrate again",
+			ErrCalibration, c.Calibration.Key.Geometry, c.Geometry)
+	}
+	topk := c.Geometry.TopK
+	if c.Policy == PolicyDefault {
+		c.Policy = PolicyAdaptive
+	}
+	if c.Threshold == 0 {
+		c.Threshold = DefaultThreshold
+		if topk > 0 {
+			c.Threshold = topk
+		}
+	}
+	switch {
+	case c.Policy >= numPolicies:
+		return nil, fmt.Errorf("unknown attention policy %v", c.Policy)
+	case c.Threshold < 0:
+		return nil, fmt.Errorf("sequence length threshold is %d, want at least 1", c.Threshold)
+	case topk > 0 && c.Threshold > topk && !c.AllowApproximate:
+		return nil, fmt.Errorf("sequence length threshold %d is above index_topk %d: dense attention would not compute "+
+			"the model's function there; lower it or allow approximate attention", c.Threshold, topk)
+	case c.KVBytesPerKey <= 0:
+		return nil, fmt.Errorf("bytes of expanded K/V per key are %d, want at least 1", c.KVBytesPerKey)
+	case c.WorkspaceBytes/c.KVBytesPerKey < PageTokens:
+		return nil, fmt.Errorf("workspace for expanded K/V is %d bytes, want at least %d: %d keys of %d bytes",
+			c.WorkspaceBytes, PageTokens*c.KVBytesPerKey, PageTokens, c.KVBytesPerKey)
+	}
+	keys := min(c.WorkspaceBytes/c.KVBytesPerKey, maxContext)
+	p := &Planner{
+		config:    c,
+		prices:    newPrices(c.Geometry, &c.Calibration.Units, int(keys-keys%PageTokens)),
+		supported: setAll,
+	}
+	for q := range numPathways {
+		if c.Unsupported[q] {
+			p.supported &^= 1 << q
+		}
+	}
+	if err := p.CheckPolicy(c.Policy); err != nil {
+		return nil, err
+	}
+	for policy := range p.accepted {
+		p.accepted[policy] = p.CheckPolicy(Policy(policy)) == nil
+	}
+	if topk > 0 {
+		p.denseCut = p.prices.crossing(MHA, MLA, 1, topk-1)
+		p.selectCut = p.prices.crossing(MHAMasked, MLASparse, topk+1, maxContext)
+	} else {
+		p.denseCut = p.prices.crossing(MHA, MLA, 1, maxContext)
+	}
+	return p, nil
+}
+
+// Config returns the configuration with defaults filled in.
+func (p *Planner) Config() Config { return p.config }
+
+// WaveKeys returns the number of keys in a full wave: the largest multiple of
+// PageTokens that fits into the workspace. Sequences are cut at its multiples.
+func (p *Planner) WaveKeys() int { return p.prices.chunk }
+
+// Crossing returns the context up to which a further row of a growing prompt is
+// cheaper on MHAMasked than on MLASparse (MHA and MLA for models without an
+// indexer), known as L*. ok is false if one of them is cheaper everywhere.
+func (p *Planner) Crossing() (context int, ok bool) {
+	context = p.selectCut
+	if !p.config.Geometry.Indexer() {
+		context = p.denseCut
+	}
+	return context, context > 0
+}
+
+// CheckPolicy tells whether a policy, as the planner's own or as an extent's
+// override, can be followed.
+func (p *Planner) CheckPolicy(policy Policy) error {
+	if p.config.Deterministic && policy == PolicyThreshold {
+		return fmt.Errorf("attention policy threshold depends on the whole batch and cannot be deterministic: use adaptive, mla or mha")
+	}
+	return p.checkSupport(policy, p.config.Deterministic)
+}
+
+// checkSupport tells whether the backend supports what policy asks for.
+func (p *Planner) checkSupport(policy Policy, deterministic bool) error {
+	if policy >= numPolicies {
+		return fmt.Errorf("unknown attention policy %v", policy)
+	}
+	indexer := p.config.Geometry.Indexer()
+	for _, phase := range []Phase{Prefill, Decode} {
+		for _, longest := range []int{0, maxContext} {
+			for _, beyond := range []bool{false, indexer} {
+				r := p.rule(policy, longest)
+				r.deterministic = deterministic
+				set := r.pathways(&Extent{Phase: phase}, indexer, beyond)
+				if r.adaptive() {
+					set &= p.exact(beyond)
+				}
+				if set&p.supported == 0 {
+					return fmt.Errorf("attention policy %v needs a pathway that this device does not support with these formats", policy)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// rule returns the rule of policy in a step whose longest sequence has longest
+// tokens.
+func (p *Planner) rule(policy Policy, longest int) rule {
+	if policy == PolicyDefault {
+		policy = p.config.Policy
+	}
+	return rule{policy: policy, deterministic: p.config.Deterministic, dense: longest <= p.config.Threshold}
+}
+
+// exact returns the pathways that compute the model's function for rows with
+// contexts up to index_topk or, with beyond, above it.
+func (p *Planner) exact(beyond bool) pathwaySet {
+	switch {
+	case !p.config.Geometry.Indexer():
+		return setMHA | setMLA
+	case beyond:
+		return setMHAMasked | setMLASparse
+	}
+	return setAll
+}
+
+// Plan plans the attention of one layer for a step of extents, into plan.
+// Extents have Prefix of at least 0; those without new rows get no segment.
+// Plans of equal extents are equal. With a plan that has served a step of the
+// same size, Plan does not allocate.
+func (p *Planner) Plan(extents []Extent, plan *Plan) {
+	p.plan(extents, plan, func(policy Policy, longest int) rule {
+		if !p.accepted[policy] {
+			policy = PolicyDefault
+		}
+		return p.rule(policy, longest)
+	})
+}
+
+// PlanPolicy plans as if policy were the planner's and no extent had one of its
+// own, deterministic mode aside: what a fixed policy would do with this step.
+// It is an error if the backend does not support what the policy asks for.
+func (p *Planner) PlanPolicy(policy Policy, extents []Extent, plan *Plan) error {
+	if err := p.checkSupport(policy, false); err != nil {
+		return err
+	}
+	p.plan(extents, plan, func(_ Policy, longest int) rule {
+		r := p.rule(policy, longest)
+		r.deterministic = false
+		return r
+	})
+	return nil
+}
+
+// PlanPathway plans all rows on one pathway. It is an error if that is not
+// exact for all of them, unless approximate attention is allowed, or not
+// supported.
+func (p *Planner) PlanPathway(pathway Pathway, extents []Extent, plan *Plan) error {
+	indexer := p.config.Geometry.Indexer()
+	switch {
+	case !p.supported.has(pathway):
+		return fmt.Errorf("pathway %v: not supported by this device with these formats", pathway)
+	case pathway.Selects() && !indexer:
+		return fmt.Errorf("pathway %v: the model has no indexer", pathway)
+	}
+	for i, e := range extents {
+		if indexer && !pathway.Selects() && !p.config.AllowApproximate && e.New > 0 && e.Context() > p.config.Geometry.TopK {
+			return fmt.Errorf("pathway %v: sequence %d has context %d, above index_topk %d, where it is not exact",
+				pathway, i, e.Context(), p.config.Geometry.TopK)
+		}
+	}
+	p.plan(extents, plan, func(Policy, int) rule { return rule{single: true, pathway: pathway} })
+	return nil
+}
+
+func (p *Planner) plan(extents []Extent, plan *Plan, ruleFor func(Policy, int) rule) {
+	longest := 0
+	for i := range extents {
+		longest = max(longest, extents[i].Context())
+	}
+	var rules [numPolicies]rule
+	for policy := range rules {
+		rules[policy] = ruleFor(Policy(policy), longest)
+	}
+	plan.candidates = plan.candidates[:0]
+	for i := range extents {
+		policy := extents[i].Policy
+		if policy >= numPolicies {
+			policy = PolicyDefault
+		}
+		plan.candidates = p.appendCandidates(plan.candidates, i, &extents[i], &rules[policy])
+	}
+	p.prices.solve(plan.candidates)
+	p.emit(extents, plan, &rules)
+	packWaves(plan, extents, p.prices.chunk)
+}
+
+// appendCandidates cuts an extent into candidates and prices them.
+func (p *Planner) appendCandidates(cs []candidate, index int, e *Extent, r *rule) []candidate {
+	cuts := [...]int{p.denseCut, p.config.Geometry.TopK, p.selectCut, e.Context()}
+	from := e.Prefix
+	for _, to := range cuts {
+		to = min(to, e.Context())
+		if to <= from {
+			continue
+		}
+		beyond := p.config.Geometry.Indexer() && from >= p.config.Geometry.TopK
+		c := candidate{
+			extent: index,
+			from:   from - e.Prefix,
+			to:     to - e.Prefix,
+			end:    to,
+			cost:   p.prices.rows(from+1, to),
+		}
+		p.allow(&c, e, r, beyond)
+		cs = append(cs, c)
+		from = to
+	}
+	return cs
+}
+
+// allow fills in which pathways the candidate may take, and why not the others.
+func (p *Planner) allow(c *candidate, e *Extent, r *rule, beyond bool) {
+	indexer := p.config.Geometry.Indexer()
+	policy := r.pathways(e, indexer, beyond)
+	exact := p.exact(beyond)
+	if beyond && !r.adaptive() && p.config.AllowApproximate {
+		exact |= policy // a threshold or a pathway asked for
+	}
+	c.allowed = policy & exact & p.supported
+	for q := range numPathways {
+		switch {
+		case c.allowed.has(q):
+		case q.Selects() && !indexer:
+			c.excluded[q] = ExcludedNoIndexer
+		case !exact.has(q):
+			c.excluded[q] = ExcludedInexact
+		case !p.supported.has(q):
+			c.excluded[q] = ExcludedFormat
+		case r.deterministic:
+			c.excluded[q] = ExcludedDeterministic
+		default:
+			c.excluded[q] = ExcludedPolicy
+		}
+	}
+	if c.allowed == 0 {
+		panic(fmt.Sprintf("pathway: no pathway for rows %d to %d of %+v", c.from, c.to, *e))
+	}
+}
+
+// emit turns the choices into segments, merging neighbours alike.
+func (p *Planner) emit(extents []Extent, plan *Plan, rules *[numPolicies]rule) {
+	plan.Segments = plan.Segments[:0]
+	plan.Used = [Count]bool{}
+	expanded, read := 0, 0 // positions the extent's segments have expanded, and read for MLA
+	for i := range plan.candidates {
+		c := &plan.candidates[i]
+		e := &extents[c.extent]
+		var last *Segment
+		if n := len(plan.Segments); n > 0 && plan.Segments[n-1].Extent == c.extent {
+			last = &plan.Segments[n-1]
+		} else {
+			expanded, read = 0, 0
+		}
+		if last == nil || last.Pathway != c.pathway || p.inexact(c) != p.inexact(&plan.candidates[i-1]) {
+			plan.Segments = append(plan.Segments, Segment{
+				Extent: c.extent, From: c.from, To: c.from, Pathway: c.pathway, Excluded: c.excluded,
+			})
+			last = &plan.Segments[len(plan.Segments)-1]
+		}
+		extend(last, c, e, &p.prices, expanded, read)
+		switch {
+		case c.pathway.Expanded():
+			expanded = c.end
+		case c.pathway == MLA:
+			read = c.end
+		}
+		plan.Used[c.pathway] = true
+	}
+	plan.Predicted = 0
+	for q, used := range plan.Used {
+		if used {
+			plan.Predicted += p.prices.overhead[q]
+		}
+	}
+	for i := range plan.Segments {
+		s := &plan.Segments[i]
+		e := &extents[s.Extent]
+		policy := e.Policy
+		if policy >= numPolicies {
+			policy = PolicyDefault
+		}
+		s.Reason = p.reason(s, e, &rules[policy])
+		plan.Predicted += s.Cost
+	}
+}
+
+// inexact tells whether the candidate's choice is not the model's function.
+func (p *Planner) inexact(c *candidate) bool {
+	return !c.pathway.Selects() && p.config.Geometry.Indexer() && c.end > p.config.Geometry.TopK
+}
+
+// extend adds a candidate's rows to the segment that ends where it begins.
+// expanded and read are the positions paid for by what came before.
+func extend(s *Segment, c *candidate, e *Extent, prices *prices, expanded, read int) {
+	begin := 0 // context up to which the segment's alternatives have paid
+	if s.To > s.From {
+		begin = e.Prefix + s.To
+	}
+	for q := range numPathways {
+		paid := max(begin, expanded)
+		if !q.Expanded() {
+			paid = max(begin, read)
+		}
+		cost := c.cost[q] + prices.shared(q, paid, c.end)
+		if c.excluded[q] != Considered {
+			if s.Excluded[q] == Considered {
+				s.Excluded[q] = c.excluded[q]
+			}
+			cost = math.Inf(1)
+		}
+		s.Alternatives[q] += cost
+	}
+	if s.Pathway.Expanded() {
+		s.Keys += c.end - max(begin, expanded)
+	}
+	s.To = c.to
+	s.Cost = s.Alternatives[s.Pathway]
+	from, to := e.Prefix+c.from+1, c.end
+	if s.Pathway == MLASparse {
+		s.Pairs += int64(prices.selected(from, to))
+	} else {
+		s.Pairs += int64(pairs(from, to))
+	}
+}
+
+// reason says why the segment's pathway was chosen.
+func (p *Planner) reason(s *Segment, e *Extent, r *rule) Reason {
+	indexer := p.config.Geometry.Indexer()
+	beyond := indexer && e.Prefix+s.To > p.config.Geometry.TopK
+	switch {
+	case beyond && !s.Pathway.Selects():
+		return ReasonApproximateAllowed
+	case r.single:
+		return ReasonForcedPolicy
+	case r.deterministic:
+		return ReasonDeterministic
+	case r.policy == PolicyThreshold:
+		return ReasonThresholdRule
+	case r.policy != PolicyAdaptive:
+		return ReasonForcedPolicy
+	}
+	if p.cheaperUnsupported(s, e) {
+		return ReasonFormat
+	}
+	if !s.Pathway.Expanded() {
+		if e.Phase == Decode {
+			return ReasonDecode
+		}
+		if e.Phase == Verify {
+			return ReasonVerify
+		}
+		first, last := e.Prefix+s.From+1, e.Prefix+s.To
+		merging := p.prices.merge * p.prices.merges(first, last)
+		expanded := min(s.Alternatives[MHA], s.Alternatives[MHAMasked])
+		if expanded-merging < s.Cost {
+			return ReasonWorkspaceBound
+		}
+		// The prefix's expansion is part of the alternative unless an earlier
+		// segment is expanded; then it is not what decided.
+		if s.From == 0 && expanded-p.prices.expand*float64(e.Prefix) < s.Cost {
+			return ReasonLongPrefixFewRows
+		}
+	}
+	switch {
+	case !indexer:
+		return ReasonNoIndexer
+	case !beyond && !s.Pathway.Selects():
+		return ReasonShortContext
+	}
+	return ReasonCheapest
+}
+
+// cheaperUnsupported tells whether an exact pathway that the backend does not
+// support would have been cheaper for the segment's rows.
+func (p *Planner) cheaperUnsupported(s *Segment, e *Extent) bool {
+	if p.supported == setAll {
+		return false
+	}
+	first, last := e.Prefix+s.From+1, e.Prefix+s.To
+	cost := p.prices.rows(first, last)
+	for q := range numPathways {
+		if s.Excluded[q] == ExcludedFormat && cost[q]+p.prices.shared(q, 0, last) < s.Cost {
+			return true
+		}
+	}
+	return false
+}
+
+// Cost returns the predicted time of one layer's attention, in microseconds,
+// under any assignment of pathways to rows: segments ordered by extent, then by
+// row, of which Extent, From, To and Pathway count. It prices what a plan
+// would, also for rows on which a pathway is not exact; +Inf if one needs a
+// selection that the model does not make.
+func (p *Planner) Cost(extents []Extent, segments []Segment) float64 {
+	total := 0.0
+	var used [Count]bool
+	extent, expanded, read := -1, 0, 0
+	for i := range segments {
+		s := &segments[i]
+		if s.Rows() == 0 {
+			continue
+		}
+		if s.Extent != extent {
+			extent, expanded, read = s.Extent, 0, 0
+		}
+		from, to := extents[extent].Prefix+s.From+1, extents[extent].Prefix+s.To
+		total += p.prices.rows(from, to)[s.Pathway]
+		switch {
+		case s.Pathway.Expanded():
+			total += p.prices.shared(s.Pathway, expanded, to)
+			expanded = to
+		case s.Pathway == MLA:
+			total += p.prices.shared(MLA, read, to)
+			read = to
+		}
+		if !used[s.Pathway] {
+			used[s.Pathway] = true
+			total += p.prices.overhead[s.Pathway]
+		}
+	}
+	return total
+}
