@@ -37,6 +37,7 @@ type Config struct {
 	EOS          []int  // stop tokens of config.json
 	BOS          int    // -1 if absent
 	Quantization string // quant_method, "" if none
+	ScaleUE8M0   bool   // scale_fmt "ue8m0": activation scales are powers of two
 }
 
 // RopeConfig describes rotary position embedding.
