@@ -26,7 +26,7 @@ func TestNeedleIsAnswerable(t *testing.T) {
 			if m == nil {
 				t.Fatalf("seed %d, question %d has no key: %q", seed, i, q[max(0, len(q)-60):])
 			}
-			fact := regexp.MustCompile(`code (?:for|of) the ` + m[1] + ` is (\d{4})\.`).FindAllStringSubmatch(text, -1)
+			fact := regexp.MustCompile(`code (?:for|of) the `+m[1]+` is (\d{4})\.`).FindAllStringSubmatch(text, -1)
 			if len(fact) != 1 || fact[0][1] != turn.Answer {
 				t.Fatalf("seed %d, key %q: facts %v, answer %q", seed, m[1], fact, turn.Answer)
 			}
