@@ -1,0 +1,191 @@
+package model
+
+import (
+	"fmt"
+	"unsafe"
+
+	"latent/device"
+)
+
+// Trace observes a forward pass. Its functions may be nil. They cost a wait for
+// the device each and are for tests and inspection.
+type Trace struct {
+	// Hidden gets the residual stream [T, d]: depth 0 is the embedding, depth
+	// i the output of layer i−1 before the final norm.
+	Hidden func(depth int, h []float32)
+	// Selection gets, for a layer with an indexer of its own and a row of the
+	// step that the indexer selected for, the selected positions, ascending.
+	Selection func(layer, row int, positions []int32)
+}
+
+// Forward runs the batch and returns the logits of its LogitRows, row-major
+// [len(LogitRows), vocabulary]. They are valid until the next call.
+//
+// New tokens' latents and index keys are stored in the cache whatever the
+// pathway, so that later steps may take any other.
+func (m *Model) Forward(b *Batch, trace *Trace) ([]float32, error) {
+	if m.cache == nil {
+		return nil, fmt.Errorf("model: forward without an attention cache")
+	}
+	tokens := len(b.Step.Tokens)
+	d := m.cfg.Hidden
+	m.dev.Begin(&b.Step)
+	m.sched.build(b, m.opts, m.absorbRowBytes())
+	if err := m.reserve(b); err != nil {
+		return nil, err
+	}
+
+	h := m.work.tensor(slotHidden, m.act, tokens, d)
+	x := m.work.tensor(slotNormed, m.act, tokens, d)
+	m.dev.Embed(h, m.embed)
+	if err := m.traceHidden(trace, 0, h); err != nil {
+		return nil, err
+	}
+	for l := range m.layers {
+		w := &m.layers[l]
+		m.dev.RMSNorm(x, h, w.inputNorm, m.cfg.Eps)
+		m.attention(b, l, h, x)
+		if err := m.traceSelection(trace, l); err != nil {
+			return nil, err
+		}
+		m.dev.RMSNorm(x, h, w.postNorm, m.cfg.Eps)
+		m.mlp(w, h, x)
+		if err := m.traceHidden(trace, l+1, h); err != nil {
+			return nil, err
+		}
+	}
+	return m.logits(b, h)
+}
+
+// logits applies the final norm and the head to the batch's logit rows.
+func (m *Model) logits(b *Batch, h device.Tensor) ([]float32, error) {
+	rows := len(b.LogitRows)
+	if rows == 0 {
+		return nil, m.dev.Sync()
+	}
+	last := h
+	if rows != h.Rows {
+		last = m.work.tensor(slotLast, m.act, rows, h.Cols)
+		m.dev.Gather(last, h, b.LogitRows)
+	}
+	normed := m.work.tensor(slotLastNormed, m.act, rows, h.Cols)
+	m.dev.RMSNorm(normed, last, m.norm, m.cfg.Eps)
+	out := m.work.tensor(slotLogits, device.F32, rows, m.cfg.Vocab)
+	m.dev.Linear(out, normed, m.head, false)
+	if need := rows * m.cfg.Vocab; cap(m.hostLogits) < need {
+		m.hostLogits = make([]float32, need)
+	}
+	m.hostLogits = m.hostLogits[:rows*m.cfg.Vocab]
+	if err := m.dev.Download(bytesOf(m.hostLogits), out); err != nil {
+		return nil, fmt.Errorf("model: forward: %w", err)
+	}
+	if err := m.dev.Sync(); err != nil {
+		return nil, fmt.Errorf("model: forward: %w", err)
+	}
+	return m.hostLogits, nil
+}
+
+// reserve makes sure that the transient memory the batch needs can be had, so
+// that the pass cannot fail half way for lack of it.
+func (m *Model) reserve(b *Batch) error {
+	c, s := m.cfg, &m.sched
+	tokens, rows := len(b.Step.Tokens), len(b.LogitRows)
+	w := &m.work
+	w.err = nil
+	w.tensor(slotHidden, m.act, tokens, c.Hidden)
+	w.tensor(slotNormed, m.act, tokens, c.Hidden)
+	w.tensor(slotQueryA, m.act, tokens, max(c.QueryRank, 1))
+	w.tensor(slotQuery, m.act, tokens, c.Heads*(c.Nope+c.RopeDim))
+	w.tensor(slotLatent, m.act, tokens, c.Latent+c.RopeDim)
+	w.tensor(slotAttn, m.act, tokens, c.Heads*c.Value)
+	w.tensor(slotLSE, device.F32, tokens, c.Heads)
+	if ix := c.Indexer; ix != nil {
+		w.tensor(slotIndexKey, m.act, tokens, ix.Dim)
+		if s.scoreRows > 0 {
+			w.tensor(slotIndexInput, m.act, s.scoreRows, max(c.Hidden, c.QueryRank))
+			w.tensor(slotIndexQuery, m.act, s.scoreRows, ix.Heads*ix.Dim)
+			w.tensor(slotIndexWeights, device.F32, s.scoreRows, ix.Heads)
+			w.tensor(slotScores, device.F32, 1, s.widest)
+			if err := m.reserveSelections(); err != nil {
+				return err
+			}
+		}
+	}
+	for i := range s.waves {
+		w.memory(slotKV, m.dev.KVBytes(m.layers[0].kvb, c.RopeDim, s.waves[i].keys))
+		if len(s.waves[i].later) > 0 {
+			w.tensor(slotPart, m.act, tokens, c.Heads*c.Value)
+			w.tensor(slotPartLSE, device.F32, tokens, c.Heads)
+		}
+	}
+	if s.widestA > 0 {
+		w.tensor(slotAbsorbed, m.act, s.widestA, c.Heads*(c.Latent+c.RopeDim))
+		w.tensor(slotLatentOut, m.act, s.widestA, c.Heads*c.Latent)
+		w.tensor(slotLatentLSE, device.F32, s.widestA, c.Heads)
+	}
+	inner := max(c.Inter, c.Shared*c.ExpertDim)
+	w.tensor(slotGateUp, m.act, tokens, 2*inner)
+	w.tensor(slotInner, m.act, tokens, inner)
+	if c.Experts > 0 {
+		w.tensor(slotRouterLogits, device.F32, tokens, c.Experts)
+		w.tensor(slotRouterIDs, device.I32, tokens, c.Router.Choose)
+		w.tensor(slotRouterWeights, device.F32, tokens, c.Router.Choose)
+	}
+	w.tensor(slotLast, m.act, rows, c.Hidden)
+	w.tensor(slotLastNormed, m.act, rows, c.Hidden)
+	w.tensor(slotLogits, device.F32, rows, c.Vocab)
+	return w.err
+}
+
+func (m *Model) traceHidden(t *Trace, depth int, h device.Tensor) error {
+	if t == nil || t.Hidden == nil {
+		return nil
+	}
+	v, err := m.read(h)
+	if err != nil {
+		return err
+	}
+	t.Hidden(depth, v)
+	return nil
+}
+
+func (m *Model) traceSelection(t *Trace, l int) error {
+	if t == nil || t.Selection == nil || m.layers[l].index == nil {
+		return nil
+	}
+	for i := range m.sched.score {
+		c := &m.sched.score[i]
+		sel := m.selections[c.form]
+		for _, r := range c.runs {
+			for j := range r.Rows {
+				t.Selection(l, r.Row+j, sel.Positions(r.Sel+j))
+			}
+		}
+	}
+	return m.dev.Sync()
+}
+
+// read downloads a tensor as float32.
+func (m *Model) read(t device.Tensor) ([]float32, error) {
+	raw := make([]byte, t.Bytes())
+	if err := m.dev.Download(raw, t); err != nil {
+		return nil, fmt.Errorf("model: read back: %w", err)
+	}
+	out := make([]float32, t.Rows*t.Cols)
+	switch t.Type {
+	case device.F32:
+		copy(bytesOf(out), raw)
+	case device.BF16:
+		for i := range out {
+			out[i] = device.F32FromBF16(uint16(raw[2*i]) | uint16(raw[2*i+1])<<8)
+		}
+	default:
+		return nil, fmt.Errorf("model: read back of %v", t.Type)
+	}
+	return out, nil
+}
+
+// bytesOf returns the memory of f as bytes, in the machine's byte order.
+func bytesOf(f []float32) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(f))), 4*len(f))
+}
