@@ -540,11 +540,11 @@ func (p *patternParser) property() (ranges, error) {
 	return set, nil
 }
 
-// wordRanges is \w as Oniguruma has it: letters, marks, numbers of any kind and
-// connecting punctuation.
+// wordRanges is \w as Oniguruma has it: alphabetic characters, marks, decimal
+// digits, connecting punctuation, and the superscripts and fractions of Latin-1.
 func wordRanges() ranges {
-	set := tableRanges(unicode.N)
-	for _, t := range []*unicode.RangeTable{unicode.L, unicode.M, unicode.Pc} {
+	set := newRanges(span32{0xB2, 0xB3}, span32{0xB9, 0xB9}, span32{0xBC, 0xBE})
+	for _, t := range []*unicode.RangeTable{unicode.L, unicode.Nl, unicode.Other_Alphabetic, unicode.M, unicode.Nd, unicode.Pc} {
 		set = set.union(tableRanges(t))
 	}
 	return set
