@@ -32,6 +32,9 @@ func goGemm(m, k int, a []float32, ars, aks int, b []float32, ldb int, c []float
 // goGemmN works on tiles of two rows and four columns, whose sums stay in
 // registers.
 func goGemmN(m, n, k int, a []float32, ars, aks int, b []float32, ldb int, c []float32, ldc int) {
+	if k <= 0 {
+		return
+	}
 	i := 0
 	for ; i+2 <= m; i += 2 {
 		c0, c1 := c[i*ldc:][:n], c[(i+1)*ldc:][:n]
@@ -57,8 +60,8 @@ func goGemmN(m, n, k int, a []float32, ars, aks int, b []float32, ldb int, c []f
 			c1[j], c1[j+1], c1[j+2], c1[j+3] = c10, c11, c12, c13
 		}
 		for ; j < n; j++ {
-			c0[j] = goChain(c0[j], k, a[i*ars:], aks, b[min(j, len(b)):], ldb)
-			c1[j] = goChain(c1[j], k, a[(i+1)*ars:], aks, b[min(j, len(b)):], ldb)
+			c0[j] = goChain(c0[j], k, a[i*ars:], aks, b[j:], ldb)
+			c1[j] = goChain(c1[j], k, a[(i+1)*ars:], aks, b[j:], ldb)
 		}
 	}
 	for ; i < m; i++ {
@@ -79,7 +82,7 @@ func goGemmN(m, n, k int, a []float32, ars, aks int, b []float32, ldb int, c []f
 			ci[j], ci[j+1], ci[j+2], ci[j+3] = c0, c1, c2, c3
 		}
 		for ; j < n; j++ {
-			ci[j] = goChain(ci[j], k, a[i*ars:], aks, b[min(j, len(b)):], ldb)
+			ci[j] = goChain(ci[j], k, a[i*ars:], aks, b[j:], ldb)
 		}
 	}
 }

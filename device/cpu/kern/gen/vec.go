@@ -1,0 +1,4 @@
+package main
+
+func (t *isa) vectors()   {}
+func (t *isa) transpose() {}
