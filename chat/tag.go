@@ -10,12 +10,25 @@ type tag struct {
 	str     string // value of the string attribute
 }
 
+// maxTag is how long a tag may be, in bytes. It bounds what a model that never
+// closes one can make the parser hold back.
+const maxTag = 4096
+
 // parseTag reads a tag at the start of s: either one that begins with open and
 // has attributes, or closing as a whole. It returns the tag's length; 0 if s
 // begins with neither, -1 if that depends on text to come.
-//
-//	open (\s+ [a-z]+ '="' [^"]* '"')* \s* '>'
 func parseTag(s, open, closing string) (t tag, n int) {
+	t, n = scanTag(s, open, closing)
+	if n > maxTag || n < 0 && len(s) >= maxTag {
+		return tag{}, 0
+	}
+	return t, n
+}
+
+// scanTag is parseTag for tags of any length:
+//
+//	closing | open (\s+ [a-z]+ '="' [^"]* '"')* \s* '>'
+func scanTag(s, open, closing string) (t tag, n int) {
 	switch {
 	case strings.HasPrefix(s, closing):
 		return tag{closing: true}, len(closing)
