@@ -2,9 +2,12 @@ package token
 
 import "unicode/utf8"
 
-// patience is how many branches one matcher may try before it remembers those
-// that failed. Ordinary patterns stay far below it for ordinary texts.
-const patience = 4096
+// How many branches one matcher may try, at the start and for each byte of the
+// text, before it remembers those that failed. Ordinary patterns stay below it.
+const (
+	patience        = 4096
+	patiencePerByte = 64
+)
 
 // matcher runs one pattern over one text.
 //
@@ -32,7 +35,7 @@ func (m *matcher) branch(in *instruction, i int) (end int, ok bool) {
 			return 0, false
 		}
 	}
-	if end, ok = m.match(in, i); !ok && m.tried > patience {
+	if end, ok = m.match(in, i); !ok && m.tried > patience+patiencePerByte*i {
 		if m.failed == nil {
 			m.failed = make(map[attempt]struct{})
 		}

@@ -113,11 +113,11 @@ func (p *preTokenizer) stages(out []splitter, byteLevel *bool) ([]splitter, erro
 		}
 		return append(out, split), nil
 	case "Digits":
-		digits := run{class: tableRanges(unicode.N).compile(), low: 1, high: -1}
+		high := -1
 		if p.IndividualDigits {
-			digits.high = 1
+			high = 1
 		}
-		return append(out, cutWith(digits.next)), nil
+		return append(out, cutWith(newRun(nil, tableRanges(unicode.N).compile(), high).next)), nil
 	case "ByteLevel":
 		*byteLevel = true
 		if p.AddPrefixSpace == nil || *p.AddPrefixSpace { // the format's default is true

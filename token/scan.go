@@ -23,34 +23,49 @@ func cutWith(find finder) splitter {
 	}
 }
 
-// run is a pattern of the form L?C{low,high}, either with the optional lead L
+// run is a pattern of the form L?C{1,high}, either with the optional lead L
 // or without: letters with a space before them, three digits, one newline.
 type run struct {
-	lead, class *class // lead may be nil
-	low, high   int    // high < 0: no limit
+	lead, class *class              // lead may be nil
+	high        int                 // the largest count of class; < 0: no limit
+	begins      [utf8.RuneSelf]bool // ASCII characters of lead or class
+}
+
+// newRun makes a run of L?C{1,high}; lead may be nil.
+func newRun(lead, class *class, high int) *run {
+	r := &run{lead: lead, class: class, high: high, begins: class.ascii}
+	for c := range r.begins {
+		r.begins[c] = r.begins[c] || lead != nil && lead.ascii[c]
+	}
+	return r
 }
 
 // runOf recognises a compiled pattern as a run.
-func runOf(in *instruction) (run, bool) {
-	var r run
+func runOf(in *instruction) (*run, bool) {
+	var lead *class
 	if in.op == opClass && in.low == 0 && in.high == 1 {
-		r.lead, in = in.class, in.next
+		lead, in = in.class, in.next
 	}
 	if in.op != opClass || in.low != 1 || in.next.op != opAccept {
-		return run{}, false // a minimum above one could give the lead back
+		return nil, false // with a larger minimum the lead may have to be given back
 	}
-	r.class, r.low, r.high = in.class, in.low, in.high
-	return r, true
+	return newRun(lead, in.class, in.high), true
 }
 
 // next is the finder of a run.
-func (r run) next(s string, i int) (start, end int) {
-	for i < len(s) {
+func (r *run) next(s string, i int) (start, end int) {
+	for {
+		for i < len(s) && s[i] < utf8.RuneSelf && !r.begins[s[i]] {
+			i++
+		}
+		if i >= len(s) {
+			return len(s), len(s)
+		}
 		n, inClass := r.class.at(s, i)
 		if r.lead != nil {
-			if m, ok := r.lead.at(s, i); ok {
-				if _, ok := r.class.at(s, i+m); ok {
-					return i, r.end(s, i+m)
+			if _, ok := r.lead.at(s, i); ok {
+				if _, ok := r.class.at(s, i+n); ok {
+					return i, r.end(s, i+n)
 				}
 			}
 		}
@@ -59,11 +74,10 @@ func (r run) next(s string, i int) (start, end int) {
 		}
 		i += n
 	}
-	return len(s), len(s)
 }
 
 // end extends a run that begins at i.
-func (r run) end(s string, i int) int {
+func (r *run) end(s string, i int) int {
 	for count := 0; r.high < 0 || count < r.high; count++ {
 		n, ok := r.class.at(s, i)
 		if !ok {
