@@ -60,10 +60,13 @@ func show(v any) string {
 	if v == nil {
 		return "null"
 	}
-	b, err := json.Marshal(v)
-	if err != nil {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
 		return fmt.Sprintf("a %T", v)
 	}
+	b := bytes.TrimSpace(buf.Bytes())
 	if r := []rune(string(b)); len(r) > 60 {
 		return string(r[:57]) + "..."
 	}

@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -72,10 +73,14 @@ func Open(dir string, opts Options) (*Checkpoint, error) {
 // calls it name. Weights are read into memory, by the ReadFile method of fsys
 // if it has one.
 func OpenFS(fsys fs.FS, name string) (*Checkpoint, error) {
-	return open(folder{fsys, "", func(file string) ([]byte, func() error, error) {
+	return open(fsFolder(fsys), name, "config.json", Options{})
+}
+
+func fsFolder(fsys fs.FS) folder {
+	return folder{fsys, "", func(file string) ([]byte, func() error, error) {
 		data, err := fs.ReadFile(fsys, file)
 		return data, func() error { return nil }, err
-	}}, name, "config.json", Options{})
+	}}
 }
 
 // folder is where a checkpoint's files are. load gives all bytes of a file.
@@ -162,7 +167,7 @@ func openWeights(f folder) (*Files, error) {
 		names, err := fs.Glob(f, "*.safetensors")
 		if err != nil || len(names) == 0 {
 			return fmt.Errorf("%s: found no weights, want %s, %s or other *.safetensors files; to run without weights use the load format dummy",
-				f.at(""), single, indexName)
+				cmp.Or(f.path, "model folder"), single, indexName)
 		}
 		slices.Sort(names)
 		for _, name := range names {
@@ -291,6 +296,12 @@ func (c *Checkpoint) check(s TensorSpec) error {
 	t, at, err := files.describe(s.Name, s.Shape)
 	if err != nil {
 		return err
+	}
+	if _, single := files.tensors[files.prefix+s.Name]; !single {
+		// A fused tensor with more experts than expected would do as well.
+		if e, _ := files.fused(s.Name); e.shape[0] != c.Config.Experts {
+			return fmt.Errorf("%s: tensor %s: found %d experts, want %d", files.files[at.file].name, e.name, e.shape[0], c.Config.Experts)
+		}
 	}
 	want := "F32, BF16 or F16"
 	switch t.Type {

@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -143,4 +144,92 @@ func folderFS(t *testing.T, golden string, over string, files map[string][]byte)
 		fsys[name] = &fstest.MapFile{Data: data}
 	}
 	return fsys
+}
+
+// TestOpenErrors names the file on disk that is at fault.
+func TestOpenErrors(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	config, err := os.ReadFile(goldenDir + "/deepseek_v3/config.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := write("file", "")
+	write("empty/other", "")
+	write("noweights/config.json", string(config))
+	write("zero/config.json", string(config))
+	zero := write("zero/model.safetensors", "")
+	write("folder/config.json", string(config))
+	write("folder/model.safetensors/x", "")
+	for _, x := range []struct {
+		path string
+		opts Options
+		want string
+	}{
+		{filepath.Join(dir, "nothing"), Options{}, "open model: stat " + filepath.Join(dir, "nothing") + ": no such file or directory"},
+		{file, Options{}, "open model: found the file " + file + ", want a folder with config.json and *.safetensors"},
+		{file, Options{Dummy: true}, file + ": not valid JSON: it ends too early"},
+		{filepath.Join(dir, "empty"), Options{}, filepath.Join(dir, "empty", "config.json") + ": no such file or directory"},
+		{filepath.Join(dir, "noweights"), Options{}, filepath.Join(dir, "noweights") +
+			": found no weights, want model.safetensors, model.safetensors.index.json or other *.safetensors files; to run without weights use the load format dummy"},
+		{filepath.Join(dir, "noweights"), Options{Override: `{"n_group":3}`},
+			filepath.Join(dir, "noweights", "config.json") + ": n_group: found 3, want a divisor of n_routed_experts = 8"},
+		{filepath.Join(dir, "noweights"), Options{Override: `{`}, filepath.Join(dir, "noweights", "config.json") + ": override: not valid JSON: it ends too early"},
+		{filepath.Join(dir, "zero"), Options{}, zero + ": not a safetensors file: found 0 bytes, want a header length of 8 bytes"},
+		{filepath.Join(dir, "folder"), Options{}, filepath.Join(dir, "folder", "model.safetensors") + ": not a regular file"},
+	} {
+		c, err := Open(x.path, x.opts)
+		if c != nil || err == nil || err.Error() != x.want {
+			t.Errorf("Open(%s): got %v, want %s", x.path, err, x.want)
+		}
+	}
+}
+
+// TestOpenDummy opens a model without weights, from its folder and from a bare
+// configuration file.
+func TestOpenDummy(t *testing.T) {
+	for path, name := range map[string]string{goldenDir + "/deepseek_v3": "deepseek_v3", "testdata/configs/deepseek-v3.json": "deepseek-v3"} {
+		c, err := Open(path, Options{Dummy: true, Seed: 1, Override: `{"num_hidden_layers":1,"mlp_layer_types":null,"first_k_dense_replace":1}`})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Name != name || c.Config.Layers != 1 || !c.HasMTP() {
+			t.Errorf("%s: name %q, %d layers, MTP %v; want %q, 1, true", path, c.Name, c.Config.Layers, c.HasMTP(), name)
+		}
+		if err := c.Verify(); err != nil {
+			t.Error(err)
+		}
+		if _, err := c.Weights.Tensor("model.norm.weight", c.Config.Hidden); err != nil {
+			t.Error(err)
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestMissingTensorError lets callers tell a missing tensor from a bad one.
+func TestMissingTensorError(t *testing.T) {
+	c, err := Open(goldenDir+"/deepseek_v3", Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, err = c.Weights.Tensor("model.layers.3.enorm.weight", 64)
+	if e, ok := errors.AsType[*MissingTensorError](err); !ok || e.Tensor != "model.layers.3.enorm.weight" {
+		t.Errorf("got %v", err)
+	}
+	_, err = c.Weights.Tensor("model.norm.weight", 65)
+	if want := c.Path + "/model.safetensors: tensor model.norm.weight: found shape [64], want [65]"; err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
 }

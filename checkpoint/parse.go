@@ -238,6 +238,9 @@ func parseMoE(o object, f family, c *Config) {
 	first := o.integer(f.firstDense, 0, math.MaxInt32, "first_k_dense_replace")
 	freq := o.integer(1, 1, maxLayers, "moe_layer_freq")
 	kinds := o.words(c.Layers, "mlp_layer_types", "dense", "sparse")
+	if *o.err != nil {
+		return
+	}
 	// An explicit null for the number of experts means a model without any.
 	null := o.has("n_routed_experts")
 	if _, key := o.lookup("n_routed_experts", "num_local_experts", "num_experts"); key != "" {
@@ -409,7 +412,7 @@ func parseQuantization(o object, c *Config) {
 	q.str("e4m3", "fmt", "e4m3")
 	q.str("dynamic", "activation_scheme", "dynamic")
 	c.BlockFP8 = true
-	c.ScaleUE8M0 = q.str("", "scale_fmt", "ue8m0", "float", "") == "ue8m0"
+	c.ScaleUE8M0 = q.str("", "scale_fmt", "ue8m0") == "ue8m0"
 }
 
 // checkSizes bounds what single limits leave open: the elements of one tensor

@@ -128,11 +128,11 @@ func decodeHeader(header []byte) (names []string, entries []entry, err error) {
 			return nil, nil, fmt.Errorf("header: tensor %s appears twice", quoteName(name))
 		}
 		seen[name] = true
+		var text json.RawMessage
+		if err := dec.Decode(&text); err != nil {
+			return nil, nil, bad(err)
+		}
 		if name == "__metadata__" {
-			var skip json.RawMessage
-			if err := dec.Decode(&skip); err != nil {
-				return nil, nil, bad(err)
-			}
 			continue
 		}
 		var raw struct {
@@ -140,14 +140,9 @@ func decodeHeader(header []byte) (names []string, entries []entry, err error) {
 			Shape   *[]int64 `json:"shape"`
 			Offsets []int64  `json:"data_offsets"`
 		}
-		if err := dec.Decode(&raw); err != nil {
-			if _, syntax := errors.AsType[*json.SyntaxError](err); syntax || errors.Is(err, io.ErrUnexpectedEOF) {
-				return nil, nil, bad(err)
-			}
-			return nil, nil, fmt.Errorf("header: tensor %s: %w", quoteName(name), err)
-		}
-		if raw.DType == nil || raw.Shape == nil || len(raw.Offsets) != 2 {
-			return nil, nil, fmt.Errorf("header: tensor %s: want dtype, shape and two data_offsets", quoteName(name))
+		if err := json.Unmarshal(text, &raw); err != nil || raw.DType == nil || raw.Shape == nil || len(raw.Offsets) != 2 {
+			return nil, nil, fmt.Errorf("header: tensor %s: found %s, want an object of dtype, a list of sizes as shape and two data_offsets",
+				quoteName(name), show(text))
 		}
 		e := entry{dtype: *raw.DType, shape: make([]int, len(*raw.Shape)), begin: raw.Offsets[0], end: raw.Offsets[1]}
 		for i, d := range *raw.Shape {
