@@ -74,41 +74,50 @@ func (p *prices) selected(a, b int) float64 {
 	return pairs(a, p.topk) + float64(b-p.topk)*float64(p.topk)
 }
 
+// attended returns how many pairs pathway q's core computes for rows at
+// contexts a to b.
+func (p *prices) attended(q Pathway, a, b int) int64 {
+	if q == MLASparse {
+		return int64(p.selected(a, b))
+	}
+	return int64(pairs(a, b))
+}
+
 // merges returns how often rows at contexts a to b merge partial results: once
 // for each key chunk a row sees beyond its first.
 func (p *prices) merges(a, b int) float64 {
-	if b <= p.chunk {
+	// Contexts fit 32 bits, in which division is several times faster.
+	chunk := uint32(p.chunk)
+	switch {
+	case b <= p.chunk:
 		return 0
+	case a == b:
+		return float64(uint32(b-1) / chunk)
 	}
-	upTo := func(n int) float64 { // Σ ⌊(c−1)/chunk⌋ for c = 1 … n
-		q, r := float64(n/p.chunk), float64(n%p.chunk)
-		return float64(p.chunk)*q*(q-1)/2 + q*r
+	upTo := func(n uint32) float64 { // Σ ⌊(c−1)/chunk⌋ for c = 1 … n
+		q, r := float64(n/chunk), float64(n%chunk)
+		return float64(chunk)*q*(q-1)/2 + q*r
 	}
-	return upTo(b) - upTo(a-1)
+	return upTo(uint32(b)) - upTo(uint32(a-1))
 }
 
-// rows returns what rows at contexts a to b cost on each pathway, without
+// rows sets cost to what rows at contexts a to b cost on each pathway, without
 // expansion and reading of records; +Inf where the model has no selection to
 // apply.
-func (p *prices) rows(a, b int) [Count]float64 {
+func (p *prices) rows(cost *[Count]float64, a, b int) {
 	n, seen := float64(b-a+1), pairs(a, b)
-	cost := [Count]float64{
-		MHA:       p.mhaPair * seen,
-		MHAMasked: math.Inf(1),
-		MLA:       p.mlaRow*n + p.mlaPair*seen,
-		MLASparse: math.Inf(1),
+	merging := 0.0
+	if b > p.chunk && p.merge > 0 {
+		merging = p.merge * p.merges(a, b)
 	}
-	if b > p.chunk {
-		cost[MHA] += p.merge * p.merges(a, b)
+	cost[MHA] = p.mhaPair*seen + merging
+	cost[MLA] = p.mlaRow*n + p.mlaPair*seen
+	if p.topk == math.MaxInt {
+		cost[MHAMasked], cost[MLASparse] = math.Inf(1), math.Inf(1)
+		return
 	}
-	if p.topk != math.MaxInt {
-		cost[MHAMasked] = p.maskedRow*n + p.maskedPair*seen
-		if b > p.chunk {
-			cost[MHAMasked] += p.merge * p.merges(a, b)
-		}
-		cost[MLASparse] = p.sparseRow*n + p.scorePer*seen + p.sparsePair*p.selected(a, b)
-	}
-	return cost
+	cost[MHAMasked] = p.maskedRow*n + p.maskedPair*seen + merging
+	cost[MLASparse] = p.sparseRow*n + p.scorePer*seen + p.sparsePair*p.selected(a, b)
 }
 
 // shared returns what positions from up to to cost on pathway q, once for all
@@ -135,7 +144,8 @@ const maxContext = 1 << 30
 // crossing is the only place inside the range where cutting a sequence can pay.
 func (p *prices) crossing(expanded, absorbed Pathway, low, high int) int {
 	absorbs := func(context int) bool {
-		cost := p.rows(context, context)
+		var cost [Count]float64
+		p.rows(&cost, context, context)
 		return cost[absorbed]+p.shared(absorbed, 0, 1) < cost[expanded]+p.shared(expanded, 0, 1)
 	}
 	if low > high || absorbs(low) || !absorbs(high) {

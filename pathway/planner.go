@@ -40,8 +40,10 @@ type Planner struct {
 	prices    prices
 	supported pathwaySet
 	accepted  [numPolicies]bool // as overrides
-	denseCut  int // context up to which growing contexts favour MHA over MLA; 0: no such point
-	selectCut int // the same for MHAMasked and MLASparse: L*
+	// cuts are the contexts behind which a sequence may change its pathway:
+	// index_topk; where growing contexts turn from MHA to MLA and from
+	// MHAMasked to MLASparse (0 for no such point).
+	cuts [maxCandidates - 1]int
 }
 
 // New makes a planner. Its errors say which setting cannot be.
@@ -98,10 +100,9 @@ func New(c Config) (*Planner, error) {
 		p.accepted[policy] = p.CheckPolicy(Policy(policy)) == nil
 	}
 	if topk > 0 {
-		p.denseCut = p.prices.crossing(MHA, MLA, 1, topk-1)
-		p.selectCut = p.prices.crossing(MHAMasked, MLASparse, topk+1, maxContext)
+		p.cuts = [...]int{topk, p.prices.crossing(MHA, MLA, 1, topk), p.prices.crossing(MHAMasked, MLASparse, topk+1, maxContext)}
 	} else {
-		p.denseCut = p.prices.crossing(MHA, MLA, 1, maxContext)
+		p.cuts[1] = p.prices.crossing(MHA, MLA, 1, maxContext)
 	}
 	return p, nil
 }
@@ -117,9 +118,9 @@ func (p *Planner) WaveKeys() int { return p.prices.chunk }
 // cheaper on MHAMasked than on MLASparse (MHA and MLA for models without an
 // indexer), known as L*. ok is false if one of them is cheaper everywhere.
 func (p *Planner) Crossing() (context int, ok bool) {
-	context = p.selectCut
+	context = p.cuts[2]
 	if !p.config.Geometry.Indexer() {
-		context = p.denseCut
+		context = p.cuts[1]
 	}
 	return context, context > 0
 }
@@ -144,7 +145,7 @@ func (p *Planner) checkSupport(policy Policy, deterministic bool) error {
 			for _, beyond := range []bool{false, indexer} {
 				r := p.rule(policy, longest)
 				r.deterministic = deterministic
-				set := r.pathways(&Extent{Phase: phase}, indexer, beyond)
+				set := r.pathways(phase, indexer, beyond)
 				if r.adaptive() {
 					set &= p.exact(beyond)
 				}
@@ -232,106 +233,141 @@ func (p *Planner) plan(extents []Extent, plan *Plan, ruleFor func(Policy, int) r
 	for i := range extents {
 		longest = max(longest, extents[i].Context())
 	}
-	var rules [numPolicies]rule
-	for policy := range rules {
-		rules[policy] = ruleFor(Policy(policy), longest)
+	for policy := range numPolicies {
+		r := &plan.rulings[policy]
+		r.rule = ruleFor(policy, longest)
+		for _, beyond := range []bool{false, true} {
+			p.permit(r.permission(Prefill, beyond), &r.rule, Prefill, beyond)
+			p.permit(r.permission(Decode, beyond), &r.rule, Decode, beyond)
+		}
 	}
 	plan.candidates = plan.candidates[:0]
 	for i := range extents {
-		policy := extents[i].Policy
-		if policy >= numPolicies {
-			policy = PolicyDefault
-		}
-		plan.candidates = p.appendCandidates(plan.candidates, i, &extents[i], &rules[policy])
+		p.appendCandidates(plan, i, &extents[i])
 	}
 	p.prices.solve(plan.candidates)
-	p.emit(extents, plan, &rules)
+	p.emit(extents, plan)
 	packWaves(plan, extents, p.prices.chunk)
 }
 
-// appendCandidates cuts an extent into candidates and prices them.
-func (p *Planner) appendCandidates(cs []candidate, index int, e *Extent, r *rule) []candidate {
-	cuts := [...]int{p.denseCut, p.config.Geometry.TopK, p.selectCut, e.Context()}
-	from := e.Prefix
-	for _, to := range cuts {
-		to = min(to, e.Context())
-		if to <= from {
-			continue
-		}
-		beyond := p.config.Geometry.Indexer() && from >= p.config.Geometry.TopK
-		c := candidate{
-			extent: index,
-			from:   from - e.Prefix,
-			to:     to - e.Prefix,
-			end:    to,
-			cost:   p.prices.rows(from+1, to),
-		}
-		p.allow(&c, e, r, beyond)
-		cs = append(cs, c)
-		from = to
-	}
-	return cs
+// ruling is a rule and what it permits.
+type ruling struct {
+	rule
+	permissions [2][2]permission // by prefill or not, by rows beyond index_topk or not
 }
 
-// allow fills in which pathways the candidate may take, and why not the others.
-func (p *Planner) allow(c *candidate, e *Extent, r *rule, beyond bool) {
+// permission says which pathways a candidate may take, and why not the others.
+type permission struct {
+	allowed  pathwaySet
+	excluded [Count]Exclusion
+}
+
+// permission returns that for rows of a phase.
+func (r *ruling) permission(phase Phase, beyond bool) *permission {
+	i, j := 0, 0
+	if phase != Prefill {
+		i = 1
+	}
+	if beyond {
+		j = 1
+	}
+	return &r.permissions[i][j]
+}
+
+// permit fills in a permission.
+func (p *Planner) permit(m *permission, r *rule, phase Phase, beyond bool) {
 	indexer := p.config.Geometry.Indexer()
-	policy := r.pathways(e, indexer, beyond)
+	policy := r.pathways(phase, indexer, beyond)
 	exact := p.exact(beyond)
 	if beyond && !r.adaptive() && p.config.AllowApproximate {
 		exact |= policy // a threshold or a pathway asked for
 	}
-	c.allowed = policy & exact & p.supported
+	*m = permission{allowed: policy & exact & p.supported}
 	for q := range numPathways {
 		switch {
-		case c.allowed.has(q):
+		case m.allowed.has(q):
 		case q.Selects() && !indexer:
-			c.excluded[q] = ExcludedNoIndexer
+			m.excluded[q] = ExcludedNoIndexer
 		case !exact.has(q):
-			c.excluded[q] = ExcludedInexact
+			m.excluded[q] = ExcludedInexact
 		case !p.supported.has(q):
-			c.excluded[q] = ExcludedFormat
+			m.excluded[q] = ExcludedFormat
 		case r.deterministic:
-			c.excluded[q] = ExcludedDeterministic
+			m.excluded[q] = ExcludedDeterministic
 		default:
-			c.excluded[q] = ExcludedPolicy
+			m.excluded[q] = ExcludedPolicy
 		}
 	}
-	if c.allowed == 0 {
-		panic(fmt.Sprintf("pathway: no pathway for rows %d to %d of %+v", c.from, c.to, *e))
+}
+
+// rulingFor returns what decides for an extent; a policy that does not exist is
+// the planner's own.
+func (plan *Plan) rulingFor(e *Extent) *ruling {
+	if e.Policy >= numPolicies {
+		return &plan.rulings[PolicyDefault]
+	}
+	return &plan.rulings[e.Policy]
+}
+
+// appendCandidates cuts an extent into candidates and prices them.
+func (p *Planner) appendCandidates(plan *Plan, index int, e *Extent) {
+	ruling := plan.rulingFor(e)
+	from, end := e.Prefix, e.Context()
+	for from < end {
+		to := end
+		for _, cut := range p.cuts {
+			if from < cut && cut < to {
+				to = cut
+			}
+		}
+		plan.candidates = append(plan.candidates, candidate{})
+		c := &plan.candidates[len(plan.candidates)-1]
+		c.extent, c.from, c.to, c.end = index, from-e.Prefix, to-e.Prefix, to
+		c.permission = ruling.permission(e.Phase, from >= p.prices.topk)
+		if c.permission.allowed == 0 {
+			panic(fmt.Sprintf("pathway: no pathway for rows %d to %d of %+v", c.from, c.to, *e))
+		}
+		p.prices.rows(&c.cost, from+1, to)
+		from = to
 	}
 }
 
 // emit turns the choices into segments, merging neighbours alike.
-func (p *Planner) emit(extents []Extent, plan *Plan, rules *[numPolicies]rule) {
+func (p *Planner) emit(extents []Extent, plan *Plan) {
 	plan.Segments = plan.Segments[:0]
 	plan.Used = [Count]bool{}
+	plan.Predicted = 0
 	expanded, read := 0, 0 // positions the extent's segments have expanded, and read for MLA
 	for i := range plan.candidates {
 		c := &plan.candidates[i]
 		e := &extents[c.extent]
-		var last *Segment
+		plan.Used[c.pathway] = true
+		if c.only {
+			s := p.begin(plan, c)
+			s.To, s.Alternatives, s.Cost = c.to, c.cost, c.cost[c.pathway]
+			s.Pairs = p.prices.attended(c.pathway, e.Prefix+1, c.end)
+			if c.pathway.Expanded() {
+				s.Keys = c.end
+			}
+			continue
+		}
+		var s *Segment
 		if n := len(plan.Segments); n > 0 && plan.Segments[n-1].Extent == c.extent {
-			last = &plan.Segments[n-1]
+			s = &plan.Segments[n-1]
 		} else {
 			expanded, read = 0, 0
 		}
-		if last == nil || last.Pathway != c.pathway || p.inexact(c) != p.inexact(&plan.candidates[i-1]) {
-			plan.Segments = append(plan.Segments, Segment{
-				Extent: c.extent, From: c.from, To: c.from, Pathway: c.pathway, Excluded: c.excluded,
-			})
-			last = &plan.Segments[len(plan.Segments)-1]
+		if s == nil || s.Pathway != c.pathway || p.inexact(c) != p.inexact(&plan.candidates[i-1]) {
+			s = p.begin(plan, c)
 		}
-		extend(last, c, e, &p.prices, expanded, read)
+		p.extend(s, c, e, expanded, read)
 		switch {
 		case c.pathway.Expanded():
 			expanded = c.end
 		case c.pathway == MLA:
 			read = c.end
 		}
-		plan.Used[c.pathway] = true
 	}
-	plan.Predicted = 0
 	for q, used := range plan.Used {
 		if used {
 			plan.Predicted += p.prices.overhead[q]
@@ -340,13 +376,17 @@ func (p *Planner) emit(extents []Extent, plan *Plan, rules *[numPolicies]rule) {
 	for i := range plan.Segments {
 		s := &plan.Segments[i]
 		e := &extents[s.Extent]
-		policy := e.Policy
-		if policy >= numPolicies {
-			policy = PolicyDefault
-		}
-		s.Reason = p.reason(s, e, &rules[policy])
+		s.Reason = p.reason(s, e, &plan.rulingFor(e).rule)
 		plan.Predicted += s.Cost
 	}
+}
+
+// begin appends a segment, without rows as yet.
+func (p *Planner) begin(plan *Plan, c *candidate) *Segment {
+	plan.Segments = append(plan.Segments, Segment{})
+	s := &plan.Segments[len(plan.Segments)-1]
+	s.Extent, s.From, s.To, s.Pathway, s.Excluded = c.extent, c.from, c.from, c.pathway, c.permission.excluded
+	return s
 }
 
 // inexact tells whether the candidate's choice is not the model's function.
@@ -356,36 +396,31 @@ func (p *Planner) inexact(c *candidate) bool {
 
 // extend adds a candidate's rows to the segment that ends where it begins.
 // expanded and read are the positions paid for by what came before.
-func extend(s *Segment, c *candidate, e *Extent, prices *prices, expanded, read int) {
-	begin := 0 // context up to which the segment's alternatives have paid
+func (p *Planner) extend(s *Segment, c *candidate, e *Extent, expanded, read int) {
 	if s.To > s.From {
-		begin = e.Prefix + s.To
+		// The segment's alternatives have paid for what it covers.
+		expanded, read = max(expanded, e.Prefix+s.To), max(read, e.Prefix+s.To)
 	}
 	for q := range numPathways {
-		paid := max(begin, expanded)
-		if !q.Expanded() {
-			paid = max(begin, read)
-		}
-		cost := c.cost[q] + prices.shared(q, paid, c.end)
-		if c.excluded[q] != Considered {
+		if excluded := c.permission.excluded[q]; excluded != Considered {
 			if s.Excluded[q] == Considered {
-				s.Excluded[q] = c.excluded[q]
+				s.Excluded[q] = excluded
 			}
-			cost = math.Inf(1)
+			s.Alternatives[q] = math.Inf(1)
+			continue
 		}
-		s.Alternatives[q] += cost
+		paid := read
+		if q.Expanded() {
+			paid = expanded
+		}
+		s.Alternatives[q] += c.cost[q] + p.prices.shared(q, paid, c.end)
 	}
 	if s.Pathway.Expanded() {
-		s.Keys += c.end - max(begin, expanded)
+		s.Keys += c.end - expanded
 	}
 	s.To = c.to
 	s.Cost = s.Alternatives[s.Pathway]
-	from, to := e.Prefix+c.from+1, c.end
-	if s.Pathway == MLASparse {
-		s.Pairs += int64(prices.selected(from, to))
-	} else {
-		s.Pairs += int64(pairs(from, to))
-	}
+	s.Pairs += p.prices.attended(s.Pathway, e.Prefix+c.from+1, c.end)
 }
 
 // reason says why the segment's pathway was chosen.
@@ -442,7 +477,8 @@ func (p *Planner) cheaperUnsupported(s *Segment, e *Extent) bool {
 		return false
 	}
 	first, last := e.Prefix+s.From+1, e.Prefix+s.To
-	cost := p.prices.rows(first, last)
+	var cost [Count]float64
+	p.prices.rows(&cost, first, last)
 	for q := range numPathways {
 		if s.Excluded[q] == ExcludedFormat && cost[q]+p.prices.shared(q, 0, last) < s.Cost {
 			return true
@@ -469,7 +505,9 @@ func (p *Planner) Cost(extents []Extent, segments []Segment) float64 {
 			extent, expanded, read = s.Extent, 0, 0
 		}
 		from, to := extents[extent].Prefix+s.From+1, extents[extent].Prefix+s.To
-		total += p.prices.rows(from, to)[s.Pathway]
+		var cost [Count]float64
+		p.prices.rows(&cost, from, to)
+		total += cost[s.Pathway]
 		switch {
 		case s.Pathway.Expanded():
 			total += p.prices.shared(s.Pathway, expanded, to)

@@ -72,10 +72,10 @@ func (r rule) adaptive() bool {
 	return r.policy == PolicyAdaptive && !r.deterministic && !r.single
 }
 
-// pathways returns what r allows for rows of e whose contexts are all at most
+// pathways returns what r allows for rows of a phase whose contexts are all at most
 // index_topk or, with beyond, all above it; exactness is not considered, except
 // where the policy is defined by it.
-func (r rule) pathways(e *Extent, indexer, beyond bool) pathwaySet {
+func (r rule) pathways(phase Phase, indexer, beyond bool) pathwaySet {
 	switch {
 	case r.single:
 		return 1 << r.pathway
@@ -86,7 +86,7 @@ func (r rule) pathways(e *Extent, indexer, beyond bool) pathwaySet {
 		return setMHA
 	case r.policy == PolicyThreshold:
 		switch {
-		case e.Phase == Prefill && r.dense:
+		case phase == Prefill && r.dense:
 			return setMHA
 		case indexer:
 			return setMLASparse

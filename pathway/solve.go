@@ -1,6 +1,9 @@
 package pathway
 
-import "math"
+import (
+	"math"
+	"math/bits"
+)
 
 // How the best plan is found
 //
@@ -17,22 +20,28 @@ import "math"
 // priced below an assignment it stands for, so that the best guess is the
 // optimum. The best of the sixteen sets, each with its overheads, is the plan.
 
+// maxCandidates is the number of candidates of one extent: one more than cuts.
+const maxCandidates = 4
+
 // candidate is a run of rows that takes one pathway.
 type candidate struct {
 	extent   int
-	from, to int            // rows of the extent
-	end      int            // context of the last row
-	cost     [Count]float64 // prices.rows, also for pathways that are not allowed
-	allowed  pathwaySet
-	pathway  Pathway // the choice
-	excluded [Count]Exclusion
+	from, to int // rows of the extent
+	end      int // context of the last row
+	// cost is prices.rows, also for pathways that are not allowed; after
+	// solving, for the only candidate of an extent, shared costs are added and
+	// pathways not allowed are at +Inf.
+	cost       [Count]float64
+	permission *permission
+	pathway    Pathway // the choice
+	only       bool    // of its extent
 }
 
 // cheapest returns the cheapest of c's rows over the pathways in set, and its
 // pathway; the first of equals.
 func (c *candidate) cheapest(set pathwaySet) (float64, Pathway) {
 	best, pathway := math.Inf(1), numPathways
-	set &= c.allowed
+	set &= c.permission.allowed
 	for p := range numPathways {
 		if set.has(p) && c.cost[p] < best {
 			best, pathway = c.cost[p], p
@@ -53,26 +62,33 @@ func limits(set pathwaySet, i, e, d int) pathwaySet {
 	return set
 }
 
+// ends returns the shared costs when e is the last expanded candidate and d the
+// last on MLA; −1 stands for none.
+func (p *prices) ends(cs []candidate, e, d int) float64 {
+	cost := 0.0
+	if e >= 0 {
+		cost = p.expand * float64(cs[e].end)
+	}
+	if d >= 0 {
+		cost += p.read * float64(cs[d].end)
+	}
+	return cost
+}
+
 // split returns the least cost of one extent's candidates with the pathways in
 // set, and the last candidates e and d (−1 for none) that may be expanded and
 // on MLA. The cost is +Inf if a candidate allows none of them.
 func (p *prices) split(cs []candidate, set pathwaySet) (best float64, e, d int) {
 	best, e, d = math.Inf(1), -1, -1
 	for i := -1; i < len(cs); i++ { // last expanded
-		if i >= 0 && cs[i].allowed&set&setExpanded == 0 {
+		if i >= 0 && cs[i].permission.allowed&set&setExpanded == 0 {
 			continue
 		}
 		for j := -1; j < len(cs); j++ { // last on MLA
-			if j >= 0 && cs[j].allowed&set&setMLA == 0 {
+			if j >= 0 && cs[j].permission.allowed&set&setMLA == 0 {
 				continue
 			}
-			total := 0.0
-			if i >= 0 {
-				total += p.expand * float64(cs[i].end)
-			}
-			if j >= 0 {
-				total += p.read * float64(cs[j].end)
-			}
+			total := p.ends(cs, i, j)
 			for k := range cs {
 				cost, _ := cs[k].cheapest(limits(set, k, i, j))
 				total += cost
@@ -85,43 +101,79 @@ func (p *prices) split(cs []candidate, set pathwaySet) (best float64, e, d int) 
 	return best, e, d
 }
 
-// single adds the cost of an extent with the one candidate c to totals, by set
-// of pathways.
+// single completes the cost of an extent's only candidate and adds it to
+// totals, by set of pathways.
 func (p *prices) single(c *candidate, totals *[numSets]float64) {
-	cost := [Count]float64{math.Inf(1), math.Inf(1), math.Inf(1), math.Inf(1)}
+	c.only = true
+	cost := &c.cost
 	expand := p.expand * float64(c.end)
-	if c.allowed.has(MHA) {
-		cost[MHA] = c.cost[MHA] + expand
+	cost[MHA] += expand
+	cost[MHAMasked] += expand
+	cost[MLA] += p.read * float64(c.end)
+	for q := range cost {
+		if !c.permission.allowed.has(Pathway(q)) {
+			cost[q] = math.Inf(1)
+		}
 	}
-	if c.allowed.has(MHAMasked) {
-		cost[MHAMasked] = c.cost[MHAMasked] + expand
-	}
-	if c.allowed.has(MLA) {
-		cost[MLA] = c.cost[MLA] + p.read*float64(c.end)
-	}
-	if c.allowed.has(MLASparse) {
-		cost[MLASparse] = c.cost[MLASparse]
-	}
-	// expanded[s] and absorbed[s] are the cheapest of two pathways' subset s.
-	expanded := [4]float64{math.Inf(1), cost[MHA], cost[MHAMasked], less(cost[MHA], cost[MHAMasked])}
-	absorbed := [4]float64{math.Inf(1), cost[MLA], cost[MLASparse], less(cost[MLA], cost[MLASparse])}
-	for s := range totals {
-		totals[s] += less(expanded[s&3], absorbed[s>>2])
+	mha, masked, mla, sparse := cost[MHA], cost[MHAMasked], cost[MLA], cost[MLASparse]
+	both := less(mha, masked)
+	for s, absorbed := range [4]float64{math.Inf(1), mla, sparse, less(mla, sparse)} {
+		t := totals[4*s : 4*s+4 : 4*s+4]
+		t[0] += absorbed
+		t[1] += less(mha, absorbed)
+		t[2] += less(masked, absorbed)
+		t[3] += less(both, absorbed)
 	}
 }
 
-// alone returns the cheapest pathway in set for an extent with the one
-// candidate c.
-func (p *prices) alone(c *candidate, set pathwaySet) Pathway {
-	best, pathway := math.Inf(1), numPathways
-	for q := range numPathways {
-		if (set & c.allowed).has(q) {
-			if cost := c.cost[q] + p.shared(q, 0, c.end); cost < best {
-				best, pathway = cost, q
+// several adds the cost of an extent's candidates to totals, by set of
+// pathways: split for all sets at once, sharing what they have in common.
+func (p *prices) several(cs []candidate, totals *[numSets]float64) {
+	var least [maxCandidates][numSets]float64 // cheapest member of a set, by candidate
+	for i := range cs {
+		least[i][0] = math.Inf(1)
+		for s := 1; s < numSets; s++ {
+			q := bits.TrailingZeros(uint(s))
+			least[i][s] = least[i][s&(s-1)]
+			if cs[i].permission.allowed.has(Pathway(q)) {
+				least[i][s] = less(least[i][s], cs[i].cost[q])
 			}
 		}
 	}
-	return pathway
+	var best [numSets]float64
+	for s := range pathwaySet(numSets) {
+		// e is −1 just if s has nothing expanded, d just if it has no MLA; the
+		// sets without them stand for the other cases.
+		best[s] = math.Inf(1)
+		firstE, lastE := 0, len(cs)-1
+		if s&setExpanded == 0 {
+			firstE, lastE = -1, -1
+		} else {
+			best[s] = best[s&^setExpanded]
+		}
+		firstD, lastD := 0, len(cs)-1
+		if s&setMLA == 0 {
+			firstD, lastD = -1, -1
+		} else {
+			best[s] = less(best[s], best[s&^setMLA])
+		}
+		for e := firstE; e <= lastE; e++ {
+			if e >= 0 && cs[e].permission.allowed&s&setExpanded == 0 {
+				continue
+			}
+			for d := firstD; d <= lastD; d++ {
+				if d >= 0 && !cs[d].permission.allowed.has(MLA) {
+					continue
+				}
+				total := p.ends(cs, e, d)
+				for i := range cs {
+					total += least[i][limits(s, i, e, d)]
+				}
+				best[s] = less(best[s], total)
+			}
+		}
+		totals[s] += best[s]
+	}
 }
 
 // less returns the smaller of two costs, neither of them NaN.
@@ -142,10 +194,7 @@ func (p *prices) solve(cs []candidate) {
 			p.single(&cs[i], &totals)
 			continue
 		}
-		for s := range totals {
-			cost, _, _ := p.split(cs[i:next], pathwaySet(s))
-			totals[s] += cost
-		}
+		p.several(cs[i:next], &totals)
 	}
 	best := 0
 	for s := range totals {
@@ -157,7 +206,7 @@ func (p *prices) solve(cs []candidate) {
 	for i, next := 0, 0; i < len(cs); i = next {
 		next = extentEnd(cs, i)
 		if next == i+1 {
-			cs[i].pathway = p.alone(&cs[i], set)
+			_, cs[i].pathway = cs[i].cheapest(set)
 			continue
 		}
 		_, e, d := p.split(cs[i:next], set)

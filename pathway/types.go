@@ -117,6 +117,7 @@ type Plan struct {
 	// Used tells which pathways have segments.
 	Used [Count]bool
 
+	rulings    [numPolicies]ruling
 	candidates []candidate
 	placed     []placedChunk
 	chunks     []Chunk

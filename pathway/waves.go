@@ -21,6 +21,9 @@ type placedChunk struct {
 func packWaves(plan *Plan, extents []Extent, limit int) {
 	plan.placed = plan.placed[:0]
 	plan.Waves = plan.Waves[:0]
+	if !plan.Used[MHA] && !plan.Used[MHAMasked] {
+		return
+	}
 	add := func(extent, from, to int) {
 		wave := len(plan.Waves)
 		plan.Waves = append(plan.Waves, Wave{Keys: to - from})
