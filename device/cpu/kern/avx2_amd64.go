@@ -41,3 +41,93 @@ func unpackBF16AVX2(pairs int, dst *float32, w *uint16)
 //
 //go:noescape
 func unpackF8AVX2(k int, dst *float32, w *uint8, s *float32)
+
+// dotAVX2 returns Σ x·y.
+//
+//go:noescape
+func dotAVX2(n int, x *float32, y *float32) float32
+
+// sumSquaresAVX2 returns Σ x².
+//
+//go:noescape
+func sumSquaresAVX2(n int, x *float32) float32
+
+// maximumAVX2 returns the largest element, −Inf of none.
+//
+//go:noescape
+func maximumAVX2(n int, x *float32) float32
+
+// absMaxAVX2 returns the largest magnitude, 0 of none.
+//
+//go:noescape
+func absMaxAVX2(n int, x *float32) float32
+
+// axpyAVX2 adds a·x to y.
+//
+//go:noescape
+func axpyAVX2(n int, y *float32, a float32, x *float32)
+
+// addAVX2 adds x to y.
+//
+//go:noescape
+func addAVX2(n int, y *float32, x *float32)
+
+// scaleAVX2 multiplies x by a.
+//
+//go:noescape
+func scaleAVX2(n int, x *float32, a float32)
+
+// scaleMulAVX2 writes (a·x)·w to dst.
+//
+//go:noescape
+func scaleMulAVX2(n int, dst *float32, a float32, x *float32, w *float32)
+
+// reluWeightedAVX2 adds w·max(0, s) to dst.
+//
+//go:noescape
+func reluWeightedAVX2(n int, dst *float32, s *float32, w float32)
+
+// expAVX2 replaces x by exp(scale·x − shift) and returns the sum.
+//
+//go:noescape
+func expAVX2(n int, x *float32, scale float32, shift float32) float32
+
+// siluMulAVX2 writes gate/(1+exp(−gate))·up to dst.
+//
+//go:noescape
+func siluMulAVX2(n int, dst *float32, gate *float32, up *float32)
+
+// f32FromBF16AVX2 widens bf16. n is a multiple of 8.
+//
+//go:noescape
+func f32FromBF16AVX2(n int, dst *float32, src *uint16)
+
+// f32FromF8AVX2 widens e4m3 and multiplies by scale. n is a multiple of 8.
+//
+//go:noescape
+func f32FromF8AVX2(n int, dst *float32, src *uint8, scale float32)
+
+// bf16FromF32AVX2 rounds to bf16. n is a multiple of 8.
+//
+//go:noescape
+func bf16FromF32AVX2(n int, dst *uint16, src *float32)
+
+// f8FromF32AVX2 multiplies by scale and rounds to e4m3. n is a multiple of 8.
+//
+//go:noescape
+func f8FromF32AVX2(n int, dst *uint8, src *float32, scale float32)
+
+// countGreaterAVX2 counts the elements greater than t.
+//
+//go:noescape
+func countGreaterAVX2(n int, x *float32, t float32) int
+
+// indexGreaterAVX2 writes base+i for the elements i greater than t.
+//
+//go:noescape
+func indexGreaterAVX2(n int, dst *int32, x *float32, t float32, base int32) int
+
+// transposeAVX2 writes src [rows, cols], both multiples of 8 and not 0, to dst; strides in bytes.
+//
+//go:noescape
+func transposeAVX2(rows int, cols int, dst *float32, ldd int, src *float32, lds int)

@@ -41,3 +41,93 @@ func unpackBF16AVX512(pairs int, dst *float32, w *uint16)
 //
 //go:noescape
 func unpackF8AVX512(k int, dst *float32, w *uint8, s *float32)
+
+// dotAVX512 returns Σ x·y.
+//
+//go:noescape
+func dotAVX512(n int, x *float32, y *float32) float32
+
+// sumSquaresAVX512 returns Σ x².
+//
+//go:noescape
+func sumSquaresAVX512(n int, x *float32) float32
+
+// maximumAVX512 returns the largest element, −Inf of none.
+//
+//go:noescape
+func maximumAVX512(n int, x *float32) float32
+
+// absMaxAVX512 returns the largest magnitude, 0 of none.
+//
+//go:noescape
+func absMaxAVX512(n int, x *float32) float32
+
+// axpyAVX512 adds a·x to y.
+//
+//go:noescape
+func axpyAVX512(n int, y *float32, a float32, x *float32)
+
+// addAVX512 adds x to y.
+//
+//go:noescape
+func addAVX512(n int, y *float32, x *float32)
+
+// scaleAVX512 multiplies x by a.
+//
+//go:noescape
+func scaleAVX512(n int, x *float32, a float32)
+
+// scaleMulAVX512 writes (a·x)·w to dst.
+//
+//go:noescape
+func scaleMulAVX512(n int, dst *float32, a float32, x *float32, w *float32)
+
+// reluWeightedAVX512 adds w·max(0, s) to dst.
+//
+//go:noescape
+func reluWeightedAVX512(n int, dst *float32, s *float32, w float32)
+
+// expAVX512 replaces x by exp(scale·x − shift) and returns the sum.
+//
+//go:noescape
+func expAVX512(n int, x *float32, scale float32, shift float32) float32
+
+// siluMulAVX512 writes gate/(1+exp(−gate))·up to dst.
+//
+//go:noescape
+func siluMulAVX512(n int, dst *float32, gate *float32, up *float32)
+
+// f32FromBF16AVX512 widens bf16.
+//
+//go:noescape
+func f32FromBF16AVX512(n int, dst *float32, src *uint16)
+
+// f32FromF16AVX512 widens f16.
+//
+//go:noescape
+func f32FromF16AVX512(n int, dst *float32, src *uint16)
+
+// f32FromF8AVX512 widens e4m3 and multiplies by scale.
+//
+//go:noescape
+func f32FromF8AVX512(n int, dst *float32, src *uint8, scale float32)
+
+// bf16FromF32AVX512 rounds to bf16.
+//
+//go:noescape
+func bf16FromF32AVX512(n int, dst *uint16, src *float32)
+
+// f8FromF32AVX512 multiplies by scale and rounds to e4m3.
+//
+//go:noescape
+func f8FromF32AVX512(n int, dst *uint8, src *float32, scale float32)
+
+// countGreaterAVX512 counts the elements greater than t.
+//
+//go:noescape
+func countGreaterAVX512(n int, x *float32, t float32) int
+
+// indexGreaterAVX512 writes base+i for the elements i greater than t.
+//
+//go:noescape
+func indexGreaterAVX512(n int, dst *int32, x *float32, t float32, base int32) int

@@ -15,7 +15,7 @@ func source(r *rand.Rand, typ device.DType, rows, cols int) (device.MatrixSource
 	w := device.MatrixSource{Name: "w", Rows: rows, Cols: cols, Type: typ}
 	blocks := (cols + ScaleBlock - 1) / ScaleBlock
 	for range (rows + ScaleBlock - 1) / ScaleBlock * blocks {
-		w.Scales = append(w.Scales, float32(math.Exp(2*r.NormFloat64())))
+		w.Scales = append(w.Scales, float32(math.Exp(-6*r.Float64())))
 	}
 	values := make([]float32, rows*cols)
 	for i := range values {

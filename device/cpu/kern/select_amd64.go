@@ -33,11 +33,11 @@ func tiers() []*Kernels {
 type x86 struct{ avx512 bool }
 
 func (t x86) kernels(name string) *Kernels {
-	k := generic()
-	k.Tier = name
-	k.Rows = t.rows()
+	k := generic() // for what a tier has no faster function for
+	k.Tier, k.Rows = name, t.rows()
 	k.Gemm, k.GemmN = t.gemm, t.gemmN
 	k.PanelF32, k.PanelBF16, k.PanelF8 = t.panelF32, t.panelBF16, t.panelF8
 	k.UnpackBF16, k.UnpackF8 = t.unpackBF16, t.unpackF8
+	t.vectors(k)
 	return k
 }

@@ -12,11 +12,12 @@ import (
 // isa hides the differences between AVX-512 (zmm, mask registers) and AVX2
 // (ymm, vector masks). The mask of a rest is K1, or the last ymm register.
 type isa struct {
-	suffix string
-	lanes  int // float32 per register
-	regs   []reg.VecPhysical
-	labels int
-	consts map[uint32]Mem
+	suffix  string
+	lanes   int // float32 per register
+	regs    []reg.VecPhysical
+	labels  int
+	consts  map[uint32]Mem
+	indices Mem
 }
 
 func avx512() *isa {
@@ -119,16 +120,13 @@ func (t *isa) mask(n reg.GPVirtual) {
 
 // iota returns a read-only vector 0, 1, 2, ...
 func (t *isa) iota() Mem {
-	const key = 1 // no other constant has these bits
-	if m, ok := t.consts[key]; ok {
-		return m
+	if t.indices.Symbol.Name == "" {
+		t.indices = GLOBL("iota"+t.suffix, 8|16) // RODATA|NOPTR
+		for i := range t.lanes {
+			DATA(4*i, U32(i))
+		}
 	}
-	m := GLOBL("iota"+t.suffix, 8|16)
-	for i := range t.lanes {
-		DATA(4*i, U32(i))
-	}
-	t.consts[key] = m
-	return m
+	return t.indices
 }
 
 // sum adds the lanes of r (register i) into lane 0; register tmp is clobbered.
