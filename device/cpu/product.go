@@ -1,0 +1,198 @@
+package cpu
+
+import (
+	"latent/device/cpu/kern"
+)
+
+// operand is a matrix of activations: row i is x[r·ld:], where r is rows[i], or
+// i if rows is nil.
+type operand struct {
+	x    []float32
+	ld   int
+	rows []int32
+}
+
+func (a *operand) row(i int) []float32 {
+	if a.rows != nil {
+		i = int(a.rows[i])
+	}
+	return a.x[i*a.ld:]
+}
+
+const (
+	// fewRows is the number of rows up to which products read the packed
+	// weights directly instead of unpacking them to float32 first.
+	fewRows = 6
+	// depth is how many k are unpacked and multiplied at once: rows of a block
+	// of A and a panel of B of this depth share the first-level cache.
+	depth = 256
+	// fewDepth is the same for few rows, which read weights only once.
+	fewDepth = 2048
+)
+
+// tiling divides products with a weight into items: blocks of rows times groups
+// of panels.
+type tiling struct {
+	rows, out            int
+	rowBlock, panelBlock int
+	rowBlocks, groups    int
+}
+
+// items returns the number of items.
+func (t *tiling) items() int { return t.rowBlocks * t.groups }
+
+// item returns the rows [r0, r1) and the panels [p0, p1) of item i.
+func (t *tiling) item(i int) (r0, r1, p0, p1 int) {
+	r0, p0 = i%t.rowBlocks*t.rowBlock, i/t.rowBlocks*t.panelBlock
+	return r0, min(r0+t.rowBlock, t.rows), p0, min(p0+t.panelBlock, (t.out+kern.N-1)/kern.N)
+}
+
+// tile chooses a tiling for rows of activations and w.
+func (d *Device) tile(rows int, w *packed) tiling {
+	t := tiling{rows: rows, out: w.out}
+	panels, threads := w.panels(), d.team.size()
+	if rows <= fewRows {
+		// Bound by reading w: four items a thread, of 32 KiB or more.
+		size := int(w.bytes()) / panels
+		t.rowBlock = max(1, rows)
+		t.panelBlock = max(1, (32<<10)/size, (panels+4*threads-1)/(4*threads))
+	} else {
+		// Bound by arithmetic: unpacking pays with many rows, packing the
+		// activations with many panels.
+		t.rowBlock = (rows + d.k.Rows - 1) / d.k.Rows * d.k.Rows
+		if most := 8 * d.k.Rows; t.rowBlock > most {
+			n := (t.rowBlock + most - 1) / most
+			t.rowBlock = ((rows+n-1)/n + d.k.Rows - 1) / d.k.Rows * d.k.Rows
+		}
+		t.panelBlock = 16
+		for t.panelBlock > 2 && (rows+t.rowBlock-1)/t.rowBlock*((panels+t.panelBlock-1)/t.panelBlock) < 4*threads {
+			t.panelBlock /= 2
+		}
+	}
+	t.rowBlocks = (rows + t.rowBlock - 1) / t.rowBlock
+	t.groups = (panels + t.panelBlock - 1) / t.panelBlock
+	return t
+}
+
+// multiply adds rows [r0, r1) of a times the panels [p0, p1) of w to y: row r0
+// and the first output of panel p0 are y[0].
+func (d *Device) multiply(ws *arena, w *packed, a operand, r0, r1, p0, p1 int, y []float32, ldy int) {
+	n := min(w.out, p1*kern.N) - p0*kern.N
+	switch {
+	case n <= 0 || r0 >= r1:
+	case w.form == formPair:
+		d.multiplyPairs(ws, w, a, r0, r1, p0, n, y, ldy)
+	case r1-r0 <= fewRows:
+		d.multiplyFew(ws, w, a, r0, r1, p0, n, y, ldy)
+	default:
+		d.multiplyMany(ws, w, a, r0, r1, p0, n, y, ldy)
+	}
+}
+
+// multiplyFew reads the packed weights directly.
+func (d *Device) multiplyFew(ws *arena, w *packed, a operand, r0, r1, p0, n int, y []float32, ldy int) {
+	m := r1 - r0
+	x, ldx := a.row(r0), a.ld
+	if a.rows != nil && m > 1 {
+		x, ldx = ws.floats(m*w.in), w.in
+		for i := range m {
+			copy(x[i*ldx:][:w.in], a.row(r0+i))
+		}
+	}
+	for k0 := 0; k0 < w.in; k0 += fewDepth {
+		k1 := min(k0+fewDepth, w.in)
+		switch w.form {
+		case formF32:
+			d.k.PanelF32(m, n, k0, k1, x, ldx, w.f32[p0*w.stride:], w.stride, y, ldy)
+		case formBF16:
+			d.k.PanelBF16(m, n, k0, k1, x, ldx, w.bf16[p0*w.stride:], w.stride, y, ldy)
+		case formF8:
+			d.k.PanelF8(m, n, k0, k1, x, ldx, w.f8[p0*w.stride:], w.stride, w.scales[p0*w.scaleStride:], w.scaleStride, y, ldy)
+		}
+	}
+}
+
+// multiplyPairs rounds the activations to bf16.
+func (d *Device) multiplyPairs(ws *arena, w *packed, a operand, r0, r1, p0, n int, y []float32, ldy int) {
+	m, pairs := r1-r0, (w.in+1)/2
+	lda := pairs + 16 // no two rows of a block in the same cache sets
+	x := words(ws.floats(m * lda))
+	for i := range m {
+		d.k.PairsBF16(x[i*lda:][:pairs], a.row(r0 + i)[:w.in])
+	}
+	d.k.GemmBF16(m, n, pairs, x, lda, 1, w.bf16[p0*w.stride:], w.stride, y, ldy)
+}
+
+// multiplyMany packs the activations and unpacks the weights, depth values of k
+// at a time.
+func (d *Device) multiplyMany(ws *arena, w *packed, a operand, r0, r1, p0, n int, y []float32, ldy int) {
+	m, mr := r1-r0, d.k.Rows
+	pa := ws.floats((m + mr - 1) / mr * mr * min(depth, w.in))
+	var b []float32
+	if w.form != formF32 {
+		b = ws.floats(min(depth, w.in) * kern.N)
+	}
+	for k0 := 0; k0 < w.in; k0 += depth {
+		k1 := min(k0+depth, w.in)
+		d.packRows(ws, pa, a, r0, r1, k0, k1)
+		for j := 0; j < n; j += kern.N {
+			panel := p0 + j/kern.N
+			d.product(m, min(kern.N, n-j), k1-k0, pa, d.unpack(b, w, panel, k0, k1), kern.N, y[j:], ldy)
+		}
+	}
+}
+
+// unpack returns k in [k0, k1) of a panel as [k1−k0, 32] floats, in b unless
+// they are stored like that. k0 is a multiple of kern.ScaleBlock.
+func (d *Device) unpack(b []float32, w *packed, panel, k0, k1 int) []float32 {
+	switch w.form {
+	case formF32:
+		return w.f32[panel*w.stride+k0*kern.N:]
+	case formF8:
+		d.k.UnpackF8(b, w.f8[panel*w.stride:], w.scales[panel*w.scaleStride:], k0, k1)
+	default:
+		d.k.UnpackBF16(b, w.bf16[panel*w.stride:], k0, k1)
+	}
+	return b
+}
+
+// packRows writes columns [k0, k1) of rows [r0, r1) of a to dst in blocks of
+// kern's Rows rows, each [k1−k0, Rows], for product.
+func (d *Device) packRows(ws *arena, dst []float32, a operand, r0, r1, k0, k1 int) {
+	mr, k := d.k.Rows, k1-k0
+	var gathered []float32
+	for r := r0; r < r1; r += mr {
+		m := min(mr, r1-r)
+		src, ld := a.row(r)[k0:], a.ld
+		if a.rows != nil {
+			if gathered == nil {
+				gathered = ws.floats(mr * k)
+			}
+			for i := range m {
+				copy(gathered[i*k:][:k], a.row(r + i)[k0:])
+			}
+			src, ld = gathered, k
+		}
+		d.k.Transpose(dst, mr, src, ld, m, k)
+		dst = dst[mr*k:]
+	}
+}
+
+// product adds A·B to C [m, n], n <= 32, for A packed by packRows.
+func (d *Device) product(m, n, k int, pa, b []float32, ldb int, c []float32, ldc int) {
+	mr := d.k.Rows
+	for i := 0; i < m; i += mr {
+		if n == kern.N {
+			d.k.Gemm(min(mr, m-i), k, pa[i*k:], 1, mr, b, ldb, c[i*ldc:], ldc)
+		} else {
+			d.k.GemmN(min(mr, m-i), n, k, pa[i*k:], 1, mr, b, ldb, c[i*ldc:], ldc)
+		}
+	}
+}
+
+// zero clears n columns of m rows.
+func zero(y []float32, ldy, m, n int) {
+	for i := range m {
+		clear(y[i*ldy:][:n])
+	}
+}
