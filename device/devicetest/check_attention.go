@@ -9,7 +9,7 @@ import (
 )
 
 // layer is one attention layer over a scene: its weights and cache on the
-// device, and what each head sees of every position.
+// device, and what they hold.
 type layer struct {
 	*scene
 	dims
@@ -17,9 +17,9 @@ type layer struct {
 	cache    device.Cache
 	kvb      device.KVB
 	weights  matrix
-	records  [][]record     // [sequence][position]
-	expanded [][][]expanded // [sequence][head][position]
+	records  [][]record // [sequence][position]
 	scale    float64
+	expanded [][][]expanded // [sequence][head][position], made when first needed
 }
 
 // newLayer draws a layer and fills its cache.
@@ -29,15 +29,6 @@ func (s *scene) newLayer(d dims) *layer {
 	l.loadKVB()
 	l.records = s.storeLatents(l.cache, l.index, d)
 	l.scale = float64(float32(pick(e, 1, 1.874) / math.Sqrt(float64(d.dn+d.dr)))) // 1.874: YaRN's mscale²
-	for _, records := range l.records {
-		heads := make([][]expanded, d.H)
-		for h := range heads {
-			for _, r := range records {
-				heads[h] = append(heads[h], specExpand(l.weights, h, d.dn, d.dv, r))
-			}
-		}
-		l.expanded = append(l.expanded, heads)
-	}
 	return l
 }
 
@@ -99,13 +90,30 @@ func (r *results) add(a attention) {
 	r.lse, r.lseMag = append(r.lse, a.lse), append(r.lseMag, a.lseMag)
 }
 
+// expandAll returns what each head sees of every position.
+func (l *layer) expandAll() [][][]expanded {
+	if l.expanded != nil {
+		return l.expanded
+	}
+	for _, records := range l.records {
+		heads := make([][]expanded, l.H)
+		for h := range heads {
+			for _, r := range records {
+				heads[h] = append(heads[h], specExpand(l.weights, h, l.dn, l.dv, r))
+			}
+		}
+		l.expanded = append(l.expanded, heads)
+	}
+	return l.expanded
+}
+
 // specMHA computes the rows of runs for q [T, H·(dn+dr)].
 func (l *layer) specMHA(q []float64, runs []device.Run, sets [][]int32) (r results) {
-	w := l.dn + l.dr
+	w, expanded := l.dn+l.dr, l.expandAll()
 	eachRow(runs, func(_ int, run device.Run, i int) {
 		for h := range l.H {
 			from := ((run.Row+i)*l.H + h) * w
-			r.add(specAttention(q[from:from+w], attended(l.expanded[run.Seq][h], run, i, sets), l.dv, l.scale))
+			r.add(specAttention(q[from:from+w], attended(expanded[run.Seq][h], run, i, sets), l.dv, l.scale))
 		}
 	})
 	return r
@@ -115,8 +123,12 @@ func (l *layer) specMHA(q []float64, runs []device.Run, sets [][]int32) (r resul
 // the runs.
 func (l *layer) specMLA(qa []float64, runs []device.Run, sets [][]int32) (r results) {
 	w := l.R + l.dr
+	var latents [][]expanded
+	for _, records := range l.records {
+		latents = append(latents, latentKeys(records))
+	}
 	eachRow(runs, func(n int, run device.Run, i int) {
-		keys := attended(latentKeys(l.records[run.Seq]), run, i, sets)
+		keys := attended(latents[run.Seq], run, i, sets)
 		for h := range l.H {
 			from := (n*l.H + h) * w
 			r.add(specAttention(qa[from:from+w], keys, l.R, l.scale))
@@ -190,9 +202,9 @@ func gatherRows(b buffer, runs []device.Run) []float64 {
 // attentionScenes are batches for the sizes that attention is checked with.
 func (e *env) attentionScenes() []*layer {
 	return []*layer{
-		e.newScene(shape{0, 65}, shape{0, 1}, shape{63, 2}, shape{37, e.between(1, 9)}, shape{64, 1}, shape{128, 30}).newLayer(oddDims()),
-		e.newScene(shape{20, e.between(40, 50)}, shape{0, 63}, shape{63, 1}, shape{0, 64}).newLayer(blockDims()),
-		e.newScene(shape{61, 5}, shape{0, 2}, shape{17, e.between(1, 3)}).newLayer(realDims()),
+		e.newScene(shape{0, 65}, shape{0, 1}, shape{63, 2}, shape{37, e.between(1, 9)}, shape{64, 1}, shape{128, 12}).newLayer(oddDims()),
+		e.newScene(shape{30, e.between(30, 40)}, shape{0, 63}, shape{63, 1}, shape{56, 8}).newLayer(blockDims()),
+		e.newScene(shape{62, 4}, shape{0, 2}, shape{7, e.between(1, 3)}).newLayer(realDims()),
 	}
 }
 
@@ -200,6 +212,7 @@ func (e *env) attentionScenes() []*layer {
 // parts of them, masked by a selection, and both in one call.
 func checkMHA(e *env) error {
 	for _, l := range e.attentionScenes() {
+		e.dev.Begin(&l.step)
 		q := l.queries(l.rows(), l.dn+l.dr)
 		in := e.tensor(e.act, l.H*(l.dn+l.dr), q)
 		out, lse := e.alloc(e.act, l.rows(), l.H*l.dv), e.alloc(device.F32, l.rows(), l.H)
@@ -236,6 +249,7 @@ func checkMHA(e *env) error {
 // selected keys, and both in one call.
 func checkMLA(e *env) error {
 	for _, l := range e.attentionScenes() {
+		e.dev.Begin(&l.step)
 		for _, kind := range []string{"dense", "part", "sparse", "sparse part", "mixed"} {
 			runs := l.someRuns()
 			if kind == "part" || kind == "sparse part" {

@@ -18,7 +18,7 @@ func (e *env) sameAlone(what string, n int, op func(rows []int) [][]byte) error 
 		all[i] = i
 	}
 	want := op(all)
-	few := e.rng.Perm(n)[:e.between(1, n)]
+	few := e.rng.Perm(n)[:e.between(2, min(n, 5))]
 	for _, rows := range [][]int{{0}, {n - 1}, {e.rng.IntN(n)}, few} {
 		for i, got := range op(rows) {
 			if !bytes.Equal(got, want[rows[i]]) {
@@ -157,7 +157,7 @@ func (s *scene) only(rows []int) *scene {
 // alone returns the scene to compute rows in: the whole one, sequences in one
 // run, when all rows are asked for.
 func (s *scene) alone(rows []int) *scene {
-	if len(rows) == s.rows() && rows[0] == 0 {
+	if len(rows) == s.rows() && slices.IsSorted(rows) {
 		return s
 	}
 	return s.only(rows)
@@ -167,8 +167,8 @@ func (s *scene) alone(rows []int) *scene {
 // and the merge: rows of a ragged batch against rows alone.
 func checkInvariantAttention(e *env) error {
 	for _, l := range []*layer{
-		e.newScene(shape{0, 40}, shape{63, 2}, shape{70, 1}, shape{30, 5}).newLayer(oddDims()),
-		e.newScene(shape{30, 6}, shape{62, 3}).newLayer(realDims()),
+		e.newScene(shape{0, 25}, shape{63, 2}, shape{70, 1}).newLayer(oddDims()),
+		e.newScene(shape{3, 3}, shape{61, 2}).newLayer(realDims()),
 	} {
 		rope, _ := e.rope(l.context(), l.dr, true)
 		in := invariantInputs{
@@ -216,7 +216,7 @@ func (l *layer) invariantRows(form string, rows []int, inputs invariantInputs) [
 		}
 		scores := e.tensor(device.F32, l.context(), take(inputs.scores, l.context(), rows))
 		for i, f := range []device.SelectionForm{device.SelectMask, device.SelectIndices} {
-			const topk = 20
+			const topk = 10
 			sel[i] = must(e.dev.NewSelection(f, n, l.context(), topk))
 			e.free = append(e.free, sel[i])
 			e.dev.SelectTopK(sel[i], scores.Tensor, topk, runs)

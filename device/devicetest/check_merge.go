@@ -76,10 +76,13 @@ func checkMergeLSE(e *env) error {
 // checkKeyChunks computes attention in key chunks and merges them: expanded
 // and in latent space, dense and selected, the result is that over all keys.
 func checkKeyChunks(e *env) error {
-	shapes := []shape{{0, 65}, {100, 30}, {0, 1}, {63, 2}}
-	for _, l := range []*layer{e.newScene(shapes...).newLayer(oddDims()), e.newScene(shape{60, 9}, shape{1, 3}).newLayer(realDims())} {
+	for _, l := range []*layer{
+		e.newScene(shape{0, 65}, shape{100, 15}, shape{0, 1}, shape{63, 2}).newLayer(oddDims()),
+		e.newScene(shape{61, 5}, shape{1, 3}).newLayer(realDims()),
+	} {
+		e.dev.Begin(&l.step)
 		for _, selected := range []bool{false, true} {
-			for _, chunk := range []int{64, e.between(20, 90)} {
+			for _, chunk := range []int{64, e.between(30, 90)} {
 				if err := l.keyChunks(selected, chunk); err != nil {
 					return fmt.Errorf("%v in chunks of %d keys, selected=%t: %w", l.dims, chunk, selected, err)
 				}

@@ -12,10 +12,11 @@ import (
 func checkPathways(e *env) error {
 	k := e.between(10, 40)
 	for _, l := range []*layer{
-		e.newScene(shape{0, k - 1}, shape{2, k - 2}, shape{k, 1}, shape{0, 3 * k}).newLayer(oddDims()),
-		e.newScene(shape{20, 45}).newLayer(blockDims()),
-		e.newScene(shape{k - 2, 3}, shape{61, 5}).newLayer(realDims()),
+		e.newScene(shape{0, k - 1}, shape{2, k - 2}, shape{k, 1}, shape{k, 2 * k}).newLayer(oddDims()),
+		e.newScene(shape{50, 15}).newLayer(blockDims()),
+		e.newScene(shape{k - 2, 3}, shape{62, 4}).newLayer(realDims()),
 	} {
+		e.dev.Begin(&l.step)
 		q := e.normal(e.act, l.rows()*l.H*(l.dn+l.dr), 1)
 		for _, selected := range []bool{false, true} {
 			runs := l.wholeRuns()

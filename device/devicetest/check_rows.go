@@ -55,7 +55,7 @@ func checkActivation(e *env) error {
 }
 
 func checkEmbed(e *env) error {
-	for _, t := range []device.DType{device.F32, device.BF16, e.act} {
+	for _, t := range []device.DType{device.F32, device.BF16, device.F16} {
 		vocabulary, d := e.between(1, 50), e.between(1, 80)
 		s := e.newScene(shape{3, e.between(1, 40)}, shape{0, 7})
 		table := e.normal(t, vocabulary*d, 1)

@@ -21,10 +21,11 @@ func roundTo(x float64, mantissa, minExp int) float64 {
 
 // roundBF16 rounds to bfloat16.
 func roundBF16(x float64) float64 {
-	if r := roundTo(x, 7, -126); math.Abs(r) < math.Ldexp(1, 128) {
-		return r
+	r := roundTo(x, 7, -126)
+	if math.Abs(r) >= math.Ldexp(1, 128) {
+		return math.Inf(int(math.Copysign(1, x)))
 	}
-	return math.Inf(int(math.Copysign(1, x)))
+	return r
 }
 
 // roundE4M3 clamps to ±448 and rounds to e4m3.
@@ -39,6 +40,8 @@ func roundType(t device.DType, x float64) float64 {
 		return float64(float32(x))
 	case device.BF16:
 		return roundBF16(x)
+	case device.F16:
+		return roundTo(x, 10, -14)
 	}
 	panic("devicetest: no rounding to " + t.String())
 }
@@ -116,6 +119,10 @@ func (m matrix) row(r int) []float64 { return m.w[r*m.cols : (r+1)*m.cols] }
 // decode reads a stored matrix: w = data, times Scales[row/128][col/128] for FP8.
 func decode(src device.MatrixSource) matrix {
 	m := matrix{src.Rows, src.Cols, make([]float64, src.Rows*src.Cols)}
+	var e4m3 [256]float64
+	for code := range e4m3 {
+		e4m3[code] = decodeFloat(uint32(code), 4, 3)
+	}
 	blocks := (src.Cols + 127) / 128
 	for i := range m.w {
 		switch src.Type {
@@ -127,7 +134,7 @@ func decode(src device.MatrixSource) matrix {
 			m.w[i] = decodeFloat(uint32(binary.LittleEndian.Uint16(src.Data[2*i:])), 5, 10)
 		case device.F8E4M3:
 			r, c := i/src.Cols, i%src.Cols
-			m.w[i] = decodeFloat(uint32(src.Data[i]), 4, 3) * float64(src.Scales[r/128*blocks+c/128])
+			m.w[i] = e4m3[src.Data[i]] * float64(src.Scales[r/128*blocks+c/128])
 		default:
 			panic("devicetest: no stored type " + src.Type.String())
 		}
