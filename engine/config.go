@@ -2,7 +2,6 @@ package engine
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"runtime"
 
 	"latent/device"
@@ -53,8 +52,6 @@ type Config struct {
 	// in chunks of at most that many tokens.
 	ProbRows int
 
-	// Seed gives seeds to requests that bring none; nil: random ones.
-	Seed func() uint64
 	// Observer is told of every step and of every request's end, by the loop,
 	// which waits for it; nil: nobody.
 	Observer Observer
@@ -91,9 +88,6 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Model == nil || c.Planner == nil {
 		return c, fmt.Errorf("engine: no model or no planner")
-	}
-	if c.Seed == nil {
-		c.Seed = rand.Uint64
 	}
 	return c, nil
 }

@@ -13,8 +13,7 @@ import (
 
 // Engine runs requests on a model. Its methods may be called from any goroutine.
 type Engine struct {
-	cfg   Config
-	stops map[int32]bool
+	cfg Config
 
 	mu        sync.Mutex
 	live      map[string]*request // by ID: submitted and not ended
@@ -69,16 +68,12 @@ func newEngine(c Config) (*Engine, error) {
 	}
 	e := &Engine{
 		cfg:      c,
-		stops:    make(map[int32]bool),
 		live:     make(map[string]*request),
 		rejected: make(map[string]int64),
 		totals:   Totals{Finished: make(map[FinishReason]int64)},
 		wake:     make(chan struct{}, 1),
 		stopped:  make(chan struct{}),
 		cache:    kvcache.New(c.Pages),
-	}
-	for _, id := range c.StopIDs {
-		e.stops[id] = true
 	}
 	e.publish()
 	return e, nil
@@ -90,8 +85,8 @@ func (e *Engine) MaxContext() int { return e.cfg.limit() }
 
 // Submit queues a request. Its events come on the stream; when ctx is done the
 // request is cancelled. A request that cannot be run is refused with a
-// *RequestError, *TooLongError, *QueueFullError, *InUseError or *FailedError, or
-// ErrClosed. The engine keeps no reference to what req points to.
+// *RequestError, *sample.ParamError, *TooLongError, *QueueFullError, *InUseError
+// or *FailedError, or ErrClosed. req may be used again when Submit has returned.
 func (e *Engine) Submit(ctx context.Context, req *Request) (*Stream, error) {
 	r, err := e.accept(ctx, req)
 	if err != nil {
@@ -243,9 +238,6 @@ func (e *Engine) Close(ctx context.Context) error {
 	<-e.stopped
 	return fmt.Errorf("engine: closed before all requests were done: %w", context.Cause(ctx))
 }
-
-// isStop tells whether the model's own stop ids have id.
-func (e *Engine) isStop(id int32) bool { return e.stops[id] }
 
 // forget ends a request's life.
 func (e *Engine) forget(r *request, last Event) {

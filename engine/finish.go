@@ -61,7 +61,7 @@ func (e *Engine) sample(logits []float32) {
 				if i >= len(e.works) {
 					return
 				}
-				e.works[i].compute(logits, e.cfg.Vocab, e.isStop)
+				e.works[i].compute(logits, e.cfg.Vocab)
 			}
 		})
 	}
@@ -69,7 +69,7 @@ func (e *Engine) sample(logits []float32) {
 }
 
 // compute fills w.out. A panic in it ends the request, not the engine.
-func (w *work) compute(logits []float32, vocab int, isStop func(int32) bool) {
+func (w *work) compute(logits []float32, vocab int) {
 	defer func() {
 		if r := recover(); r != nil {
 			w.out = outcome{err: &PanicError{Value: r, Stack: debug.Stack()}}
@@ -78,10 +78,15 @@ func (w *work) compute(logits []float32, vocab int, isStop func(int32) bool) {
 	row := func(i int) []float32 { return logits[i*vocab : (i+1)*vocab] }
 	s := w.seq
 	for p := w.probFrom; p < w.probTo; p++ {
-		w.out.probs = append(w.out.probs, s.promptProb(row(w.probAt+p-w.probFrom), p))
+		token, err := s.promptProb(row(w.probAt+p-w.probFrom), p)
+		if err != nil {
+			w.out.err = err
+			return
+		}
+		w.out.probs = append(w.out.probs, token)
 	}
 	if w.sampleAt >= 0 {
-		s.advance(row(w.sampleAt), isStop, &w.out)
+		s.advance(row(w.sampleAt), &w.out)
 	}
 }
 
@@ -129,6 +134,7 @@ func (e *Engine) end(s *sequence, event Event) {
 			r.prefilled = true // the other choices need not wait for it
 		}
 		r.live--
+		e.totals.Finished[event.Finish]++
 	}
 	event.Usage = r.usage()
 	if r.live == 0 {

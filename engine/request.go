@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -14,6 +15,11 @@ type Request struct {
 	ID     string // unique among live requests; made up if empty
 	Prompt []int32
 	N      int // choices, 0 means 1; they share the prompt's cache pages
+	// Params say how tokens are drawn; each choice draws from a seed of its own,
+	// derived from Params.Seed, the first from Params.Seed itself. The model's
+	// own stop ids need not be among Params.StopIDs. A Vocabulary of 0 is that
+	// of the model. Within the first MinTokens tokens, stop strings do not stop
+	// either.
 	Params sample.Params
 	// MaxTokens bounds the generated tokens of each choice; 0 prefills the
 	// prompt and generates nothing; a negative number means as many as the
@@ -129,29 +135,29 @@ func (e *Engine) newRequest(req *Request) (*request, error) {
 	if r.N == 0 {
 		r.N = 1
 	}
+	if r.Params.Vocabulary == 0 {
+		r.Params.Vocabulary = e.cfg.Vocab
+	}
+	r.Params.LogitBias = maps.Clone(req.Params.LogitBias)
+	r.Params.StopIDs = slices.Clone(req.Params.StopIDs)
 	if err := e.check(r); err != nil {
 		return nil, err
 	}
 	limit := e.cfg.limit()
 	budget := r.MaxTokens
 	if budget < 0 {
-		budget = limit - len(r.Prompt)
+		budget = max(limit-len(r.Prompt), 1)
 	}
-	if len(r.Prompt)+budget > limit || r.MaxTokens < 0 && budget <= 0 {
-		return nil, &TooLongError{Prompt: len(r.Prompt), MaxTokens: max(budget, 1), Limit: limit}
+	if budget > limit-len(r.Prompt) {
+		return nil, &TooLongError{Prompt: len(r.Prompt), MaxTokens: budget, Limit: limit}
 	}
 	if r.PromptLogprobs {
 		r.probs = []Token{{ID: r.Prompt[0]}}
 	} else {
 		r.probsSent = true
 	}
-	seed := e.cfg.Seed()
 	for i := range r.N {
-		s, err := e.newSequence(r, i, budget, seed)
-		if err != nil {
-			return nil, err
-		}
-		r.choices = append(r.choices, s)
+		r.choices = append(r.choices, e.newSequence(r, i, budget))
 	}
 	r.live = r.N
 	return r, nil
@@ -168,9 +174,13 @@ func (e *Engine) check(r *request) error {
 	case slices.Contains(r.Stop, ""):
 		return &RequestError{"Stop", "has an empty string"}
 	}
+	vocab := r.Params.Vocabulary
+	if vocab < 1 || vocab > e.cfg.Vocab {
+		return &RequestError{"Params.Vocabulary", fmt.Sprintf("is %d, the model's is %d", vocab, e.cfg.Vocab)}
+	}
 	for i, id := range r.Prompt {
-		if id < 0 || int(id) >= e.cfg.Vocab {
-			return &RequestError{"Prompt", fmt.Sprintf("token %d is %d, the vocabulary ends at %d", i, id, e.cfg.Vocab-1)}
+		if id < 0 || int(id) >= vocab {
+			return &RequestError{"Prompt", fmt.Sprintf("token %d is %d, the vocabulary has 0 to %d", i, id, vocab-1)}
 		}
 	}
 	if r.Policy != pathway.PolicyDefault {
@@ -178,7 +188,7 @@ func (e *Engine) check(r *request) error {
 			return &RequestError{"Policy", err.Error()}
 		}
 	}
-	return nil
+	return r.Params.Validate()
 }
 
 func (r *request) usage() Usage {

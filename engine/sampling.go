@@ -1,37 +1,49 @@
 package engine
 
 import (
+	"fmt"
 	"slices"
 
 	"latent/sample"
 )
 
-// newSequence makes choice index of a request. Choices of a request draw from
-// different seeds; without a seed of its own it gets one.
-func (e *Engine) newSequence(r *request, index, budget int, seed uint64) (*sequence, error) {
+// newSequence makes choice index of a request.
+func (e *Engine) newSequence(r *request, index, budget int) *sequence {
 	s := &sequence{
 		req: r, index: index, budget: budget, prompt: len(r.Prompt),
 		tokens: slices.Clip(r.Prompt), // shared until the first token is appended
+		params: r.Params,
 	}
-	s.sampler = sample.NewSampler(r.Params, r.Prompt, seed+uint64(index))
+	s.params.Seed += uint64(index) * seedStep
+	if !r.IgnoreEOS {
+		s.params.StopIDs = append(slices.Clip(r.Params.StopIDs), e.cfg.StopIDs...)
+	}
+	s.sampler = sample.New(s.params, r.Prompt)
 	if e.cfg.Detokenizer != nil {
 		s.detok = e.cfg.Detokenizer(r.SkipSpecial)
 		s.stops = sample.NewStopMatcher(r.Stop, r.IncludeStop)
 	}
-	return s, nil
+	return s
 }
+
+// seedStep is the distance of the seeds of a request's choices: the odd number
+// nearest 2^64 divided by the golden ratio, so that small seeds do not meet.
+const seedStep = 0x9e3779b97f4a7c15
 
 // advance takes the next token from the logits of the last row: the token, the
 // text it completes, and whether the choice ends with it.
-func (s *sequence) advance(logits []float32, isStop func(int32) bool, out *outcome) {
-	p := &s.req.Params
-	drawn := s.sampler.Sample(logits)
+func (s *sequence) advance(logits []float32, out *outcome) {
+	drawn, err := s.sampler.Next(logits)
+	if err != nil {
+		out.err = fmt.Errorf("engine: logits of token %d: %w", len(s.tokens), err)
+		return
+	}
+	s.sampler.Accept(drawn.ID)
 	s.tokens = append(s.tokens, drawn.ID)
-	out.token = Token{ID: drawn.ID, Logprob: drawn.Logprob, Top: drawn.Top, HasProb: p.Logprobs}
-
-	stopID := slices.Contains(p.StopIDs, drawn.ID) || !s.req.IgnoreEOS && isStop(drawn.ID)
+	out.token = Token{ID: drawn.ID, Logprob: drawn.Logprob, Top: drawn.Top, HasProb: s.params.Logprobs >= 0}
+	early := s.generated() <= s.params.MinTokens
 	switch {
-	case stopID && s.generated() >= p.MinTokens:
+	case !early && slices.Contains(s.params.StopIDs, drawn.ID):
 		out.finish, out.stop = FinishStop, drawn.ID
 	case s.generated() == s.budget:
 		out.finish = FinishLength
@@ -46,20 +58,27 @@ func (s *sequence) advance(logits []float32, isStop func(int32) bool, out *outco
 	if out.finish != NotFinished {
 		text += s.detok.Flush()
 	}
-	emit, matched, ok := s.stops.Add(text)
-	out.text = emit
+	if early {
+		out.text = text
+		return
+	}
+	shown, stopped := s.stops.Push(text)
+	out.text = shown
 	switch {
-	case ok:
-		out.finish, out.stop = FinishStop, matched
+	case stopped:
+		out.finish, out.stop = FinishStop, s.stops.Matched()
 	case out.finish != NotFinished:
-		out.text += s.stops.Flush()
+		out.text += s.stops.Finish()
 	}
 }
 
 // promptProb returns the log probability of token p of the prompt, from the
 // logits of the row before it.
-func (s *sequence) promptProb(logits []float32, p int) Token {
+func (s *sequence) promptProb(logits []float32, p int) (Token, error) {
 	id := s.tokens[p]
-	prob, top := sample.Logprobs(logits, id, s.req.Params.TopLogprobs)
-	return Token{ID: id, Logprob: prob, Top: top, HasProb: true}
+	prob, top, err := sample.Logprobs(logits[:s.params.Vocabulary], id, max(s.params.Logprobs, 0))
+	if err != nil {
+		return Token{}, fmt.Errorf("engine: logits of token %d: %w", p, err)
+	}
+	return Token{ID: id, Logprob: prob, Top: top, HasProb: true}, nil
 }

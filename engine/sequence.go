@@ -21,6 +21,7 @@ type sequence struct {
 	done   int     // tokens computed: their records are in pages
 	pages  []int32 // nil unless running
 
+	params  sample.Params
 	sampler *sample.Sampler
 	detok   Detokenizer
 	stops   *sample.StopMatcher

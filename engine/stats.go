@@ -9,6 +9,7 @@ import (
 	"latent/device"
 	"latent/kvcache"
 	"latent/pathway"
+	"latent/sample"
 )
 
 const pageTokens = device.PageTokens
@@ -252,9 +253,10 @@ func rejection(err error) string {
 		full    *QueueFullError
 		inUse   *InUseError
 		failed  *FailedError
+		param   *sample.ParamError
 	)
 	switch {
-	case errors.As(err, &invalid):
+	case errors.As(err, &invalid), errors.As(err, &param):
 		return "invalid"
 	case errors.As(err, &long):
 		return "too_long"

@@ -75,9 +75,7 @@ func (s *Stream) Ready() <-chan struct{} { return s.ready }
 
 // Poll returns a pending event, if there is one, without waiting; more is false
 // when none will come.
-func (s *Stream) Poll() (e Event, more, ok bool) { return s.Poll() }
-
-func (s *Stream) poll() (e Event, more, ok bool) {
+func (s *Stream) Poll() (e Event, more, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.pending) == 0 {
