@@ -82,7 +82,7 @@ type Usage struct {
 	Rows [pathway.Count]int
 	// IndexerRows counts rows for which the indexer scored and selected.
 	IndexerRows int
-	// Decisions is set on the request's last event, if Explain was asked for.
+	// Decisions is set in the last event of the stream, if Explain was asked for.
 	Decisions []Decision
 }
 

@@ -10,7 +10,8 @@ import (
 // Stream is the reading end of a request's events, for one goroutine.
 //
 // The engine never waits for a reader. What is not read yet is merged, choice
-// by choice, into one event: texts and tokens are joined, usage is the latest.
+// by choice, into one event: texts and tokens are joined. Usage is always the
+// latest, so the last event has that of the whole request.
 // So at most N events are pending, and together they are no larger than the
 // answer itself, which MaxTokens bounds.
 //
@@ -23,6 +24,7 @@ type Stream struct {
 
 	mu      sync.Mutex
 	pending []pending // at most one per choice, in the order they became pending
+	usage   Usage     // the latest
 	open    int       // choices without a pending or delivered finish
 	merged  *atomic.Int64
 	ready   chan struct{} // holds a value if pending or open changed
@@ -84,6 +86,10 @@ func (s *Stream) Poll() (e Event, more, ok bool) {
 	e = s.pending[0].Event
 	e.Text = string(s.pending[0].text)
 	s.pending = slices.Delete(s.pending, 0, 1)
+	e.Usage = s.usage
+	if s.open > 0 || len(s.pending) > 0 {
+		e.Usage.Decisions = nil
+	}
 	return e, true, true
 }
 
@@ -91,6 +97,7 @@ func (s *Stream) Poll() (e Event, more, ok bool) {
 func (s *Stream) send(e Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.usage = e.Usage
 	if e.Finish != NotFinished {
 		s.open--
 	}
@@ -116,5 +123,4 @@ func (e *pending) merge(later Event) {
 		e.Prompt = later.Prompt
 	}
 	e.Finish, e.MatchedStop, e.Err = later.Finish, later.MatchedStop, later.Err
-	e.Usage = later.Usage
 }

@@ -123,6 +123,7 @@ func (c *Cache) Allocate(n int) ([]int32, error) {
 func (c *Cache) take() int32 {
 	if len(c.free) == 0 {
 		c.evict()
+		c.stats.Evictions++
 	}
 	p := c.free[len(c.free)-1]
 	c.free = c.free[:len(c.free)-1]

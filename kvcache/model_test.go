@@ -271,13 +271,13 @@ func (m *machine) Release(t *rapid.T) {
 
 func (m *machine) Flush(t *rapid.T) {
 	freed := 0
-	for _, e := range m.entries {
+	for path, e := range m.entries {
 		if e.holders == 0 {
 			m.free[e.page] = true
+			delete(m.entries, path)
 			freed++
 		}
 	}
-	clear(m.entries)
 	if got := m.cache.Flush(); got != freed {
 		t.Fatalf("Flush freed %d pages, want %d", got, freed)
 	}

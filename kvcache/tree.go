@@ -90,7 +90,7 @@ func (c *Cache) add(parent *node, key pageKey, page int32) *node {
 func (c *Cache) evict() {
 	n := c.idle.head
 	if n == nil || len(n.children) > 0 {
-		panic("kvcache: the longest unheld page is not a leaf")
+		panic("kvcache: the page let go longest ago is not a leaf")
 	}
 	c.idle.remove(n)
 	delete(n.parent.children, n.key)
@@ -99,19 +99,17 @@ func (c *Cache) evict() {
 	}
 	c.nodes[n.page] = nil
 	c.free = append(c.free, n.page)
-	c.stats.Evictions++
 }
 
-// Flush empties the tree: nothing that is cached now will be matched. Pages
-// that sequences hold stay theirs. It returns the number of pages freed.
+// Flush frees every cached page and returns how many there were. Pages that
+// sequences hold stay in the tree: taking them out would leave sequences that
+// share a page to put it back below different parents. So who wants the tree
+// empty flushes when nothing runs.
 func (c *Cache) Flush() int {
 	freed := c.idle.len
-	for n := c.idle.head; n != nil; n = n.next {
-		c.free = append(c.free, n.page)
+	for c.idle.len > 0 {
+		c.evict()
 	}
-	c.idle = list{}
-	clear(c.nodes)
-	clear(c.roots)
 	return freed
 }
 
