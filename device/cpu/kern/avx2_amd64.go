@@ -102,6 +102,11 @@ func siluMulAVX2(n int, dst *float32, gate *float32, up *float32)
 //go:noescape
 func f32FromBF16AVX2(n int, dst *float32, src *uint16)
 
+// f32FromF16AVX2 widens f16. n is a multiple of 8.
+//
+//go:noescape
+func f32FromF16AVX2(n int, dst *float32, src *uint16)
+
 // f32FromF8AVX2 widens e4m3 and multiplies by scale. n is a multiple of 8.
 //
 //go:noescape

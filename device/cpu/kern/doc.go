@@ -4,7 +4,7 @@
 //
 //	avx512-bf16  avx512 and VDPBF16PS
 //	avx512       AVX-512 F, BW, DQ, VL
-//	avx2         AVX2, FMA, BMI2
+//	avx2         AVX2, FMA, F16C, BMI
 //	generic      Go, every platform
 //
 // [Select] returns the best tier the machine runs, or a named one; the

@@ -15,9 +15,9 @@ func LenBF16(k int) int   { return (k + 1) / 2 * 2 * N }
 func LenF8(k int) int     { return k * N }
 func LenScales(k int) int { return (k + ScaleBlock - 1) / ScaleBlock * N }
 
-// maxScale bounds the scales of an f8 panel: the kernels multiply them by
-// 2^120, which must not overflow.
-const maxScale = 128
+// maxScale bounds the scales of an f8 panel: the kernels multiply them by 2^8,
+// and by weights up to 448, which must not overflow.
+const maxScale = 0x1p110
 
 // PackF32 writes rows [from, to) of w, of any type, to the outputs lane,
 // lane+1, ... of an f32 panel. It leaves other outputs as they are, so a panel
@@ -71,7 +71,7 @@ func PackBF16(panel []uint16, lane int, w device.MatrixSource, from, to int) {
 // PackF8 is PackF32 for an f8 panel and its scales. An e4m3 source keeps its
 // bytes and scales; other types are rounded, with one power-of-two scale
 // (device.QuantScale) per output and ScaleBlock inputs. It refuses NaN, and
-// scales that are not in [0, 128): the kernels do not represent them.
+// scales that are not in [0, 2^110): the kernels do not represent them.
 func PackF8(panel []uint8, scales []float32, lane int, w device.MatrixSource, from, to int) error {
 	checkLanes(lane, from, to)
 	var block [N][ScaleBlock]uint8
@@ -89,7 +89,7 @@ func PackF8(panel []uint8, scales []float32, lane int, w device.MatrixSource, fr
 				goF8FromF32(row, wide[:n], 1/scale)
 			}
 			if !(scale >= 0 && scale < maxScale) {
-				return fmt.Errorf("kern: %s: the scale of row %d, column %d is %v; fp8 panels need scales in [0, %d)", w.Name, r, k, scale, maxScale)
+				return fmt.Errorf("kern: %s: the scale of row %d, column %d is %v; fp8 panels need scales in [0, 2^110)", w.Name, r, k, scale)
 			}
 			for i, v := range row {
 				if v&0x7f == 0x7f {

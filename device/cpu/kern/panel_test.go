@@ -29,7 +29,7 @@ func source(r *rand.Rand, typ device.DType, rows, cols int) (device.MatrixSource
 			w.Data = binary.LittleEndian.AppendUint16(w.Data, h)
 			values[i] = device.F32FromBF16(h)
 		case device.F16:
-			h := uint16(r.UintN(0x7000)) | uint16(r.UintN(2))<<15 // subnormals to 8192
+			h := uint16(r.UintN(0x7c00)) | uint16(r.UintN(2))<<15 // every finite value
 			w.Data = binary.LittleEndian.AppendUint16(w.Data, h)
 			values[i] = device.F32FromF16(h)
 		case device.F8E4M3:
@@ -131,7 +131,7 @@ func TestPackF8Refuses(t *testing.T) {
 		name  string
 		byte  uint8
 		scale float32
-	}{{"NaN weight", 0x7f, 1}, {"negative NaN weight", 0xff, 1}, {"large scale", 1, 128},
+	}{{"NaN weight", 0x7f, 1}, {"negative NaN weight", 0xff, 1}, {"large scale", 1, 0x1p110},
 		{"NaN scale", 1, float32(math.NaN())}, {"negative scale", 1, -1}} {
 		w := device.MatrixSource{Name: "w", Rows: 1, Cols: 2, Type: device.F8E4M3, Data: []byte{1, c.byte}, Scales: []float32{c.scale}}
 		if err := PackF8(make([]uint8, LenF8(2)), make([]float32, LenScales(2)), 0, w, 0, 1); err == nil {
@@ -298,6 +298,7 @@ func TestGemmBF16(t *testing.T) {
 func BenchmarkPanel(b *testing.B) {
 	// 64 MiB of f32: more than the cache, as the weights of a model are.
 	const n, k = 8192, 2048
+	r := rand.New(rand.NewPCG(9, 10))
 	for _, m := range []int{1, 4} {
 		for _, format := range []string{"f32", "bf16", "f8"} {
 			base := 0.0
@@ -322,6 +323,9 @@ func BenchmarkPanel(b *testing.B) {
 						f = func() { kn.PanelBF16(m, n, 0, k, x, k, w, LenBF16(k), y, n) }
 					case "f8":
 						w, s := make([]uint8, n*k), make([]float32, n/N*LenScales(k))
+						for i := range w { // like weights: a few subnormals
+							w[i] = device.F8FromF32(float32(100 * r.NormFloat64()))
+						}
 						bytes = len(w) + 4*len(s)
 						f = func() { kn.PanelF8(m, n, 0, k, x, k, w, LenF8(k), s, LenScales(k), y, n) }
 					}

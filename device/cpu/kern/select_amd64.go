@@ -11,7 +11,7 @@ import "golang.org/x/sys/cpu"
 func tiers() []*Kernels {
 	var ts []*Kernels
 	has := &cpu.X86
-	avx2 := has.HasAVX2 && has.HasFMA && has.HasBMI1 && has.HasBMI2 && has.HasPOPCNT
+	avx2 := has.HasAVX2 && has.HasFMA && has.HasF16C && has.HasBMI1 && has.HasBMI2 && has.HasPOPCNT
 	avx512 := avx2 && has.HasAVX512F && has.HasAVX512BW && has.HasAVX512DQ && has.HasAVX512VL
 	if avx512 && has.HasAVX512BF16 {
 		t := x86{avx512: true}.kernels("avx512-bf16")
@@ -33,8 +33,7 @@ func tiers() []*Kernels {
 type x86 struct{ avx512 bool }
 
 func (t x86) kernels(name string) *Kernels {
-	k := generic() // for what a tier has no faster function for
-	k.Tier, k.Rows = name, t.rows()
+	k := &Kernels{Tier: name, Rows: t.rows()}
 	k.Gemm, k.GemmN = t.gemm, t.gemmN
 	k.PanelF32, k.PanelBF16, k.PanelF8 = t.panelF32, t.panelBF16, t.panelF8
 	k.UnpackBF16, k.UnpackF8 = t.unpackBF16, t.unpackF8

@@ -10,11 +10,8 @@ func (t x86) vectors(k *Kernels) {
 	k.Dot, k.SumSquares, k.Max, k.AbsMax = t.dot, t.sumSquares, t.max, t.absMax
 	k.Axpy, k.Add, k.Scale, k.ScaleMul = t.axpy, t.add, t.scale, t.scaleMul
 	k.SiluMul, k.ReluWeighted, k.Exp = t.siluMul, t.reluWeighted, t.exp
-	k.F32FromBF16, k.F32FromF8 = t.f32FromBF16, t.f32FromF8
+	k.F32FromBF16, k.F32FromF16, k.F32FromF8 = t.f32FromBF16, t.f32FromF16, t.f32FromF8
 	k.BF16FromF32, k.F8FromF32, k.PairsBF16 = t.bf16FromF32, t.f8FromF32, t.pairsBF16
-	if t.avx512 {
-		k.F32FromF16 = t.f32FromF16
-	}
 	k.Transpose = t.transpose
 	k.CountGreater, k.IndexGreater = t.countGreater, t.indexGreater
 }
@@ -121,7 +118,13 @@ func (t x86) f32FromBF16(dst []float32, src []uint16) {
 
 func (t x86) f32FromF16(dst []float32, src []uint16) {
 	dst = dst[:len(src)]
-	f32FromF16AVX512(len(src), unsafe.SliceData(dst), unsafe.SliceData(src))
+	if t.avx512 {
+		f32FromF16AVX512(len(src), unsafe.SliceData(dst), unsafe.SliceData(src))
+		return
+	}
+	whole := len(src) &^ 7
+	f32FromF16AVX2(whole, unsafe.SliceData(dst), unsafe.SliceData(src))
+	goF32FromF16(dst[whole:], src[whole:])
 }
 
 func (t x86) f32FromF8(dst []float32, src []uint8, scale float32) {

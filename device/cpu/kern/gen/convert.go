@@ -81,35 +81,39 @@ func (t *isa) conversions() {
 	})
 	t.ret()
 
-	if t.wide() { // x/sys/cpu does not tell whether an AVX2 machine has F16C
-		n, p = t.function("f32FromF16", "func(n int, dst *float32, src *uint16)", "widens f16.", "dst", "src")
-		t.each(n, 4, whole, step(p[0], 4, p[1], 2), func(u int, rest bool) {
-			r, m := t.regs[u], Mem{Base: p[1], Disp: u * 2 * t.lanes}
-			if rest {
-				VCVTPH2PS_Z(m, reg.K1, r)
-			} else {
-				VCVTPH2PS(m, r)
-			}
-			t.store(r, t.at(p[0], u), rest)
-		})
-		t.ret()
-	}
+	n, p = t.function("f32FromF16", "func(n int, dst *float32, src *uint16)", "widens f16."+note, "dst", "src")
+	t.each(n, 4, whole, step(p[0], 4, p[1], 2), func(u int, rest bool) {
+		r, m := t.regs[u], Mem{Base: p[1], Disp: u * 2 * t.lanes}
+		if rest {
+			VCVTPH2PS_Z(m, reg.K1, r)
+		} else {
+			VCVTPH2PS(m, r)
+		}
+		t.store(r, t.at(p[0], u), rest)
+	})
+	t.ret()
 
-	// See emitF8 for the bits. Codes 7f and ff are NaN.
+	// By way of float16, see f8Pair. Codes 7f and ff are NaN.
 	n, p = t.function("f32FromF8", "func(n int, dst *float32, src *uint8, scale float32)", "widens e4m3 and multiplies by scale."+note, "dst", "src")
 	scale := t.broadcast("scale", 13)
-	t.each(n, 2, whole, step(p[0], 4, p[1], 1), func(u int, rest bool) {
-		r, mag, tmp, m := t.regs[3*u], t.regs[3*u+1], t.regs[3*u+2], Mem{Base: p[1], Disp: u * t.lanes}
+	t.each(n, 4, whole, step(p[0], 4, p[1], 1), func(u int, rest bool) {
+		r, mag, tmp, m := t.regs[u], t.regs[4+u], t.regs[8+u], Mem{Base: p[1], Disp: u * t.lanes}
+		h := t.half(u)
 		if rest {
-			VPMOVSXBD_Z(m, reg.K1, r)
+			VPMOVSXBW_Z(m, reg.K1, h)
 		} else {
-			VPMOVSXBD(m, r)
+			VPMOVSXBW(m, h)
 		}
-		VPSLLD(U8(20), r, r)
-		t.and(t.c(0x87f00000), r, r)
+		VPSLLW(U8(7), h, h)
+		if t.wide() {
+			VPANDD(t.c(0xbf80bf80), h, h)
+		} else {
+			VPAND(t.c(0xbf80bf80), h, h)
+		}
+		VCVTPH2PS(h, r)
+		VMULPS(t.c(f8Factor), r, r)
 		t.and(t.c(0x7fffffff), r, mag)
-		VMULPS(t.c(0x7b800000), r, r)
-		t.pick(atLeast, t.c(0x07f00000), mag, t.c(0x7fc00000), r, tmp)
+		t.pick(atLeast, t.c(math.Float32bits(480)), mag, t.c(0x7fc00000), r, tmp)
 		VMULPS(scale, r, r)
 		t.store(r, t.at(p[0], u), rest)
 	})
