@@ -60,6 +60,27 @@ func (w weights) of(logit float32) float64 {
 	return float64(exp32((logit - w.top) * w.scale))
 }
 
+// sum returns the weight of all logits together.
+func (w weights) sum(logits []float32) float64 {
+	sum := 0.0
+	for _, x := range logits {
+		sum += float64(exp32((x - w.top) * w.scale))
+	}
+	return sum
+}
+
+// sumKept returns the weight of the kept ones among logits, the first of which
+// is that of token from.
+func (w weights) sumKept(logits []float32, from int, kept cut) float64 {
+	sum := 0.0
+	for i, x := range logits {
+		if kept.keeps(x, int32(from+i)) {
+			sum += float64(exp32((x - w.top) * w.scale))
+		}
+	}
+	return sum
+}
+
 // draw finds the token at the part u of the kept tokens' mass, tokens in order
 // of their ids. Sums over blocks of the row spare a second pass over all of it.
 func (s *Sampler) draw(logits []float32, w weights, kept cut, best int32, u float64) int32 {
@@ -67,11 +88,12 @@ func (s *Sampler) draw(logits []float32, w weights, kept cut, best int32, u floa
 	s.blocks = s.blocks[:0]
 	total := 0.0
 	for from := 0; from < len(logits); from += block {
-		sum := 0.0
-		for i, x := range logits[from:min(from+block, len(logits))] {
-			if kept.keeps(x, int32(from+i)) {
-				sum += w.of(x)
-			}
+		row := logits[from:min(from+block, len(logits))]
+		var sum float64
+		if kept == everything() {
+			sum = w.sum(row)
+		} else {
+			sum = w.sumKept(row, from, kept)
 		}
 		s.blocks = append(s.blocks, sum)
 		total += sum
@@ -179,27 +201,30 @@ func (s *Sampler) collect(logits []float32, kept cut, top, scale float32, b int)
 }
 
 // exp32 is e^x for x <= 0 with a relative error below 2e-7; 0 below -87, where
-// float32 ends. Cody and Waite's reduction and a Taylor polynomial. The explicit
-// conversions forbid fused operations, so that every machine draws the same.
+// float32 ends. x = (n/64 + r)·ln 2 with n an integer: 2^(n/64) comes from a
+// table and two steps of exponent bits, the rest, below 0.0055, is a parabola.
+// The explicit conversions forbid fused operations, so that every machine draws
+// the same.
 func exp32(x float32) float32 {
 	const (
-		log2e = 1.44269504088896341
-		ln2Hi = 0.693359375 // 9 bits: n·ln2Hi is exact
-		ln2Lo = -2.12194440054690583e-4
+		steps = 64 / math.Ln2
+		hi    = 0.010833740234375 // ln2/64 in 10 bits: n·hi is exact
+		lo    = math.Ln2/64 - hi
 	)
 	if !(x >= -87) {
 		return 0
 	}
-	n := int32(float32(x*log2e) - 0.5) // the conversion rounds up: x is not positive
-	f := float32(n)
-	r := x - float32(f*ln2Hi)
-	r -= float32(f * ln2Lo)
-	y := float32(r*(1.0/5040)) + 1.0/720
-	y = float32(y*r) + 1.0/120
-	y = float32(y*r) + 1.0/24
-	y = float32(y*r) + 1.0/6
-	y = float32(y*r) + 0.5
-	y = float32(y*r) + 1
-	y = float32(y*r) + 1
-	return y * math.Float32frombits(uint32(n+127)<<23)
+	n := int32(float32(x*steps) - 0.5) // the conversion rounds up: x is not positive
+	r := x - float32(float32(n)*hi) - float32(float32(n)*lo)
+	y := exp2Steps[n&63]
+	y += float32(y * (r + float32(0.5*float32(r*r))))
+	return y * math.Float32frombits(uint32(n>>6+127)<<23)
 }
+
+// exp2Steps holds 2^(i/64).
+var exp2Steps = func() (t [64]float32) {
+	for i := range t {
+		t[i] = float32(math.Exp2(float64(i) / 64))
+	}
+	return t
+}()

@@ -25,11 +25,7 @@ type logSoftmax struct{ logSum float64 }
 
 func newLogSoftmax(logits []float32, best int32) logSoftmax {
 	w := weights{top: logits[best], scale: 1}
-	sum := 0.0
-	for _, x := range logits {
-		sum += w.of(x)
-	}
-	return logSoftmax{float64(w.top) + math.Log(sum)}
+	return logSoftmax{float64(w.top) + math.Log(w.sum(logits))}
 }
 
 func (l logSoftmax) of(logit float32) float32 {
