@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -92,11 +93,9 @@ func (d *dummy) Tensor(name string, shape ...int) (Tensor, error) {
 		n *= x
 	}
 	key := d.key(name)
-	t := Tensor{Name: name, Type: d.plain, Shape: slices.Clone(shape)}
+	t := Tensor{Name: name, Type: d.typeOf(s), Shape: slices.Clone(shape)}
 	mean, std := 0.0, 1/math.Sqrt(float64(shape[len(shape)-1]))
 	switch s.Role {
-	case Projection, Expert:
-		t.Type = d.linear
 	case Embedding:
 		if !d.tied {
 			std = 1
@@ -104,10 +103,7 @@ func (d *dummy) Tensor(name string, shape ...int) (Tensor, error) {
 	case Norm:
 		mean, std = 1, 0.1
 	case Bias:
-		t.Type, std = device.F32, 0.02
-	}
-	if strings.Contains(name, ".indexer.k_norm.") {
-		t.Type = device.F32
+		std = 0.02
 	}
 	switch t.Type {
 	case device.F32:
@@ -119,6 +115,32 @@ func (d *dummy) Tensor(name string, shape ...int) (Tensor, error) {
 		t.Scales = d.blockScales(key, shape, std)
 	}
 	return t, nil
+}
+
+func (d *dummy) typeOf(s TensorSpec) device.DType {
+	switch {
+	case s.Role == Bias || strings.Contains(s.Name, ".indexer.k_norm."):
+		return device.F32
+	case s.Role == Projection || s.Role == Expert:
+		return d.linear
+	}
+	return d.plain
+}
+
+// stored lists what the same model would have in files, scales apart.
+func (d *dummy) stored() []Stored {
+	list := make([]Stored, 0, len(d.specs))
+	for _, name := range slices.Sorted(maps.Keys(d.specs)) {
+		s := d.specs[name]
+		typ := d.typeOf(s)
+		dtype, _ := fileType(typ)
+		bytes := int64(typ.Size())
+		for _, x := range s.Shape {
+			bytes *= int64(x)
+		}
+		list = append(list, Stored{name, "", dtype, slices.Clone(s.Shape), bytes})
+	}
+	return list
 }
 
 // key hashes the seed and a name (FNV-1a, then a finaliser).

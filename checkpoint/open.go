@@ -318,6 +318,18 @@ func (c *Checkpoint) check(s TensorSpec) error {
 	return fmt.Errorf("%s: tensor %s: found dtype %s, want %s", files.files[at.file].name, s.Name, at.dtype, want)
 }
 
+// Stored lists the tensors by name. FP8 scales in files are listed as tensors
+// of their own.
+func (c *Checkpoint) Stored() []Stored {
+	switch w := c.Weights.(type) {
+	case *Files:
+		return w.Stored()
+	case *dummy:
+		return w.stored()
+	}
+	return nil
+}
+
 // Unused lists stored tensors that the configuration does not call for. They
 // are ignored.
 func (c *Checkpoint) Unused() []string {

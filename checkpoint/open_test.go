@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"testing/fstest"
 
@@ -198,7 +199,7 @@ func TestOpenErrors(t *testing.T) {
 // configuration file.
 func TestOpenDummy(t *testing.T) {
 	for path, name := range map[string]string{goldenDir + "/deepseek_v3": "deepseek_v3", "testdata/configs/deepseek-v3.json": "deepseek-v3"} {
-		c, err := Open(path, Options{Dummy: true, Seed: 1, Override: `{"num_hidden_layers":1,"mlp_layer_types":null,"first_k_dense_replace":1}`})
+		c, err := Open(path, Options{Dummy: true, Seed: 1, Override: `{"hidden_size":256,"num_attention_heads":4,"intermediate_size":512,"num_hidden_layers":1,"mlp_layer_types":null,"first_k_dense_replace":1}`})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -208,8 +209,14 @@ func TestOpenDummy(t *testing.T) {
 		if err := c.Verify(); err != nil {
 			t.Error(err)
 		}
-		if _, err := c.Weights.Tensor("model.norm.weight", c.Config.Hidden); err != nil {
-			t.Error(err)
+		for _, s := range c.Stored() {
+			if !strings.HasPrefix(s.Name, "model.layers.0.") {
+				continue
+			}
+			x, err := c.Weights.Tensor(s.Name, s.Shape...)
+			if typ, ok := deviceType(s.DType); err != nil || !ok || x.Type != typ || int64(len(x.Data)) != s.Bytes {
+				t.Errorf("%+v: got %v with %d bytes, %v", s, x.Type, len(x.Data), err)
+			}
 		}
 		if err := c.Close(); err != nil {
 			t.Error(err)

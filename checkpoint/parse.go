@@ -79,8 +79,8 @@ func ParseConfig(data []byte, overrides ...[]byte) (*Config, error) {
 		// What wrappers keep beside the text model applies to it.
 		for _, k := range []string{"eos_token_id", "bos_token_id", "dtype", "torch_dtype",
 			"tie_word_embeddings", "quantization_config"} {
-			if v, found := o.lookup(k); found != "" && !text.has(k) {
-				text.m[k] = v
+			if _, own := text.lookup(k); own == "" {
+				text.m[k] = o.m[k]
 			}
 		}
 		o = text
