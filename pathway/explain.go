@@ -4,12 +4,13 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 	"text/tabwriter"
 )
 
 // Explanation is a plan in words and numbers, for people and as JSON. Times are
-// predictions for the attention of one layer, in microseconds.
+// predictions for the attention of one layer, in microseconds to the nanosecond.
 type Explanation struct {
 	Policy        Policy                `json:"policy"`
 	Threshold     int                   `json:"threshold,omitempty"` // of the threshold policy
@@ -96,13 +97,13 @@ func (p *Planner) ExplainSegment(extents []Extent, s *Segment) SegmentExplanatio
 		Phase: e.Phase,
 		From:  e.Prefix + s.From, To: e.Prefix + s.To,
 		ContextFrom: e.Prefix + s.From + 1, ContextTo: e.Prefix + s.To,
-		Pathway: s.Pathway, Reason: s.Reason, Predicted: s.Cost,
+		Pathway: s.Pathway, Reason: s.Reason, Predicted: nanos(s.Cost),
 		Alternatives: make(map[string]float64),
 		considered:   s.Alternatives, excluded: s.Excluded,
 	}
 	for q := range numPathways {
 		if s.Excluded[q] == Considered {
-			x.Alternatives[q.String()] = s.Alternatives[q]
+			x.Alternatives[q.String()] = nanos(s.Alternatives[q])
 			continue
 		}
 		if x.Excluded == nil {
@@ -113,6 +114,9 @@ func (p *Planner) ExplainSegment(extents []Extent, s *Segment) SegmentExplanatio
 	return x
 }
 
+// nanos rounds microseconds to nanoseconds.
+func nanos(us float64) float64 { return math.Round(1000*us) / 1000 }
+
 // Explanation explains a plan that p made for extents, and compares it with
 // what each policy would do.
 func (p *Planner) Explanation(extents []Extent, plan *Plan) Explanation {
@@ -120,14 +124,15 @@ func (p *Planner) Explanation(extents []Extent, plan *Plan) Explanation {
 	x := Explanation{
 		Policy: c.Policy, Deterministic: c.Deterministic, Approximate: c.AllowApproximate,
 		Calibration: c.Calibration.Source, Heads: c.Geometry.Heads, TopK: c.Geometry.TopK,
-		WaveKeys: p.WaveKeys(), Predicted: plan.Predicted,
+		WaveKeys: p.WaveKeys(), Predicted: nanos(plan.Predicted),
+		Sequences: []SequenceExplanation{}, Pathways: []PathwayTotal{}, Waves: []WaveExplanation{},
 	}
 	if c.Policy == PolicyThreshold {
 		x.Threshold = c.Threshold
 	}
 	x.Crossing, _ = p.Crossing()
 	for _, e := range extents {
-		s := SequenceExplanation{Phase: e.Phase, Prefix: e.Prefix, New: e.New}
+		s := SequenceExplanation{Phase: e.Phase, Prefix: e.Prefix, New: e.New, Segments: []SegmentExplanation{}}
 		if e.Policy != PolicyDefault {
 			s.Policy = e.Policy.String()
 		}
@@ -152,7 +157,7 @@ func (p *Planner) Explanation(extents []Extent, plan *Plan) Explanation {
 	for q, t := range totals {
 		if plan.Used[q] {
 			t.Pathway, t.Overhead = Pathway(q), p.prices.overhead[q]
-			t.Predicted += t.Overhead
+			t.Predicted = nanos(t.Predicted + t.Overhead)
 			x.Pathways = append(x.Pathways, t)
 		}
 	}
@@ -172,9 +177,9 @@ func (p *Planner) Explanation(extents []Extent, plan *Plan) Explanation {
 		if policy == PolicyThreshold {
 			name = fmt.Sprintf("threshold %d", c.Threshold)
 		}
-		k := Comparison{Policy: name, Predicted: other.Predicted, Ratio: 1}
+		k := Comparison{Policy: name, Predicted: nanos(other.Predicted), Ratio: 1}
 		if plan.Predicted > 0 {
-			k.Ratio = other.Predicted / plan.Predicted
+			k.Ratio = math.Round(1e4*other.Predicted/plan.Predicted) / 1e4
 		}
 		x.Compared = append(x.Compared, k)
 	}

@@ -373,10 +373,15 @@ func (p *Planner) emit(extents []Extent, plan *Plan) {
 			plan.Predicted += p.prices.overhead[q]
 		}
 	}
+	extent, fresh := -1, true
 	for i := range plan.Segments {
 		s := &plan.Segments[i]
 		e := &extents[s.Extent]
-		s.Reason = p.reason(s, e, &plan.rulingFor(e).rule)
+		if s.Extent != extent {
+			extent, fresh = s.Extent, true
+		}
+		s.Reason = p.reason(s, e, &plan.rulingFor(e).rule, fresh)
+		fresh = fresh && !s.Pathway.Expanded()
 		plan.Predicted += s.Cost
 	}
 }
@@ -423,8 +428,9 @@ func (p *Planner) extend(s *Segment, c *candidate, e *Extent, expanded, read int
 	s.Pairs += p.prices.attended(s.Pathway, e.Prefix+c.from+1, c.end)
 }
 
-// reason says why the segment's pathway was chosen.
-func (p *Planner) reason(s *Segment, e *Extent, r *rule) Reason {
+// reason says why the segment's pathway was chosen; fresh tells that no earlier
+// segment of the sequence is expanded.
+func (p *Planner) reason(s *Segment, e *Extent, r *rule, fresh bool) Reason {
 	indexer := p.config.Geometry.Indexer()
 	beyond := indexer && e.Prefix+s.To > p.config.Geometry.TopK
 	switch {
@@ -455,9 +461,7 @@ func (p *Planner) reason(s *Segment, e *Extent, r *rule) Reason {
 		if expanded-merging < s.Cost {
 			return ReasonWorkspaceBound
 		}
-		// The prefix's expansion is part of the alternative unless an earlier
-		// segment is expanded; then it is not what decided.
-		if s.From == 0 && expanded-p.prices.expand*float64(e.Prefix) < s.Cost {
+		if fresh && expanded-p.prices.expand*float64(e.Prefix) < s.Cost {
 			return ReasonLongPrefixFewRows
 		}
 	}
