@@ -10,14 +10,16 @@ import (
 	"latent/pathway"
 )
 
-const defaultBound = 256 << 20
+// DefaultExpandBytes is the default of Options.ExpandBytes, ScoreBytes and
+// AbsorbBytes.
+const DefaultExpandBytes = 256 << 20
 
 // Load lays out the weights of a model on a device. The cache is allocated
 // separately, see AllocateCache.
 func Load(dev device.Device, cfg *checkpoint.Config, w checkpoint.Weights, opts Options) (*Model, error) {
 	for _, b := range []*int64{&opts.ExpandBytes, &opts.ScoreBytes, &opts.AbsorbBytes} {
 		if *b <= 0 {
-			*b = defaultBound
+			*b = DefaultExpandBytes
 		}
 	}
 	if opts.MaxContext <= 0 || opts.MaxContext > cfg.MaxPos {

@@ -95,3 +95,19 @@ func (w *workspace) free() {
 		}
 	}
 }
+
+// WorkspaceBytes returns a bound on the transient memory of a step of the given
+// number of tokens, all of whose logits are wanted.
+func (m *Model) WorkspaceBytes(tokens int) int64 {
+	c, o := m.cfg, m.opts
+	perRow := 4*c.Hidden + c.QueryRank + c.Heads*(c.Nope+c.RopeDim) + c.Latent + c.RopeDim +
+		2*c.Heads*c.Value + 3*max(c.Inter, c.Shared*c.ExpertDim)
+	exact := 2*c.Heads + c.Experts + 2*c.Router.Choose + c.Vocab // in 4 bytes each
+	if ix := c.Indexer; ix != nil {
+		perRow += ix.Dim + ix.Heads*ix.Dim + max(c.Hidden, c.QueryRank)
+		exact += ix.Heads + ix.TopK + roundUp(o.MaxContext, 4096)/32 // both forms of selection
+	}
+	rows := int64(tokens)
+	total := rows*int64(perRow)*int64(m.act.Size()) + rows*int64(exact)*4
+	return total + o.ExpandBytes + o.ScoreBytes + o.AbsorbBytes
+}

@@ -1,0 +1,145 @@
+package latent
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"latent/device"
+	"latent/device/cpu"
+	"latent/model"
+	"latent/pathway"
+)
+
+// calibrationKey says what a calibration is valid for.
+func calibrationKey(info device.Info, g pathway.Geometry, arithmetic device.DType, cache device.CacheFormat) pathway.Key {
+	return pathway.Key{
+		Device:   fmt.Sprintf("%s %s x%d", info.Name, info.Tier, info.Workers),
+		Backend:  info.Kind + " " + info.Version,
+		Cache:    cache.String(),
+		Weights:  arithmetic.String(),
+		Geometry: g,
+	}
+}
+
+// findCalibration returns the costs to plan with, and where they come from.
+func findCalibration(name string, key pathway.Key, info device.Info) (pathway.Calibration, string, error) {
+	const builtin = "builtin estimate"
+	switch name {
+	case "":
+		path, err := key.CachePath()
+		if err == nil {
+			var c pathway.Calibration
+			if c, err = pathway.LoadCalibration(path, key); err == nil {
+				return c, path, nil
+			}
+		}
+		source := builtin
+		if !errors.Is(err, fs.ErrNotExist) {
+			// A calibration that cannot be used is no reason not to start: the
+			// plan is never wrong, only slower.
+			source += " (" + err.Error() + ")"
+		}
+		return estimate(key, info), source, nil
+	case "builtin":
+		return estimate(key, info), builtin, nil
+	}
+	c, err := pathway.LoadCalibration(name, key)
+	return c, name, err
+}
+
+// coreRates returns rough rates of one CPU core, operations and bytes a second,
+// for estimates: what the kernels of each tier reached on a 2.5 GHz server
+// core. Only their proportion matters.
+func coreRates(tier string) (flops, bandwidth float64) {
+	bandwidth = 10e9
+	switch tier {
+	case "avx512-bf16", "avx512":
+		return 90e9, bandwidth
+	case "avx2":
+		return 45e9, bandwidth
+	}
+	return 3e9, bandwidth
+}
+
+func estimate(key pathway.Key, info device.Info) pathway.Calibration {
+	workers := float64(max(1, info.Workers))
+	flops, bandwidth := coreRates(info.Tier)
+	c := pathway.Estimate(key.Geometry, flops*workers, bandwidth*workers)
+	c.Key = key
+	return c
+}
+
+// Machine replaces this machine in NewPlanner: rates of a device to estimate
+// costs from, and a rank's share of the heads.
+type Machine struct {
+	Flops, Bandwidth float64 // operations and bytes a second; 0: this machine
+	Heads            int     // heads on a rank; 0: all
+}
+
+// NewPlanner makes the planner that Open would use, from the model's
+// configuration alone: no weights are read. It also says where the costs come
+// from.
+func NewPlanner(opts Options, m Machine) (*pathway.Planner, string, error) {
+	opts, err := opts.withDefaults()
+	if err != nil {
+		return nil, "", err
+	}
+	if opts.Model != "" {
+		opts.LoadFormat = "dummy" // no weights needed
+	}
+	c, err := OpenCheckpoint(opts)
+	if err != nil {
+		return nil, "", err
+	}
+	defer c.Close()
+	dev, err := cpu.New(cpu.Options{Threads: opts.Threads})
+	if err != nil {
+		return nil, "", err
+	}
+	info := dev.Info()
+	if err := dev.Close(); err != nil {
+		return nil, "", err
+	}
+	arithmetic, format := opts.formats(c.Config)
+	g := model.Geometry(c.Config, format)
+	if m.Heads > 0 {
+		g.Heads = m.Heads
+	}
+	key := calibrationKey(info, g, arithmetic, format)
+	var costs pathway.Calibration
+	source := "estimate for the given rates"
+	if m.Flops > 0 {
+		costs = pathway.Estimate(g, m.Flops, m.Bandwidth)
+	} else if costs, source, err = findCalibration(opts.Calibration, key, info); err != nil {
+		return nil, "", err
+	}
+	kvBytes := int64(4 * (g.Heads*(g.Nope+g.Value) + g.Rope))
+	workspace := opts.MHAWorkspaceBytes
+	if workspace == 0 {
+		workspace = model.DefaultExpandBytes
+	}
+	p, err := pathway.New(opts.planner(g, costs, workspace, kvBytes))
+	return p, source, err
+}
+
+// planner returns the planner's configuration.
+func (o Options) planner(g pathway.Geometry, c pathway.Calibration, workspace, kvBytesPerKey int64) pathway.Config {
+	return pathway.Config{
+		Geometry: g, Calibration: c,
+		Policy: o.policy, Threshold: o.SeqLenThreshold,
+		AllowApproximate: o.AllowApproximate, Deterministic: o.Deterministic,
+		WorkspaceBytes: workspace, KVBytesPerKey: kvBytesPerKey,
+	}
+}
+
+// Calibrate times the device's attention operations with this model and
+// returns their costs. Engines must not be answering requests meanwhile. maxContext bounds
+// the contexts it tries, and so the memory it takes.
+func (e *Loaded) Calibrate(maxContext int) (pathway.Calibration, error) {
+	samples, err := e.model.Calibrate(maxContext)
+	if err != nil {
+		return pathway.Calibration{}, err
+	}
+	return pathway.Fit(e.calibration.Key, samples)
+}

@@ -1,0 +1,177 @@
+package latent
+
+import (
+	"fmt"
+	"strings"
+
+	"latent/checkpoint"
+	"latent/device"
+	"latent/engine"
+	"latent/pathway"
+)
+
+// Options say which model to load and how to run it. The zero value runs the
+// embedded demo model with everything chosen by itself.
+type Options struct {
+	// Model is a Hugging Face folder: config.json, safetensors, tokenizer.json.
+	// Empty means the embedded demo model. With LoadFormat "dummy" it may also be
+	// a configuration file.
+	Model string
+	// LoadFormat is "auto" (or "") for the checkpoint's weights, "dummy" for
+	// random ones made up from the configuration with Seed.
+	LoadFormat string
+	Seed       uint64
+	// ConfigOverride is a JSON object laid over config.json.
+	ConfigOverride string
+
+	// Threads is the number of CPU threads, 0 for all.
+	Threads int
+	// DType is the arithmetic: "auto" (the checkpoint's), "float32" or
+	// "bfloat16". Weights stored in a narrower type stay in it.
+	DType string
+	// KVCacheDType is the format of the attention cache: "auto" (that of the
+	// arithmetic), "float32", "bfloat16" or "fp8_e4m3".
+	KVCacheDType string
+
+	// AttentionPolicy is "adaptive" (or ""), "threshold", "mla" or "mha".
+	AttentionPolicy string
+	// SeqLenThreshold is the threshold of that policy in tokens; 0: index_topk.
+	SeqLenThreshold int
+	// AllowApproximate permits dense attention above index_topk, which is not
+	// the model's function.
+	AllowApproximate bool
+	// Deterministic makes a request's answer independent, bit for bit, of what
+	// else is in the batch, of chunking and of cache hits.
+	Deterministic bool
+	// Calibration is the file with the costs of attention on this machine, or
+	// "builtin" for an estimate; "" takes what `latent calibrate` left in the
+	// user's cache folder, if anything.
+	Calibration string
+	// MHAWorkspaceBytes bounds the expanded keys and values of MHA; 0: 256 MiB.
+	MHAWorkspaceBytes int64
+
+	// MaxContext bounds the tokens of a sequence; 0: what the model allows.
+	MaxContext int
+	// MaxRunning bounds the sequences in a step (0: 64), MaxQueued the requests
+	// that wait (0: 2048), ChunkedPrefillSize the prompt tokens in a step (0: 512).
+	MaxRunning, MaxQueued, ChunkedPrefillSize int
+	// MaxTotalTokens is the size of the attention cache in tokens; 0: what the
+	// memory has room for, as far as it is of use.
+	MaxTotalTokens int
+	// MemFractionStatic is the share of the device's memory for weights,
+	// workspace and cache; 0: 0.7.
+	MemFractionStatic float64
+
+	// Observer is told of every step; see engine.Observer.
+	Observer engine.Observer
+
+	policy pathway.Policy
+}
+
+// OptionError says which option cannot be.
+type OptionError struct {
+	Option string // name of the field of Options
+	Value  string
+	Want   string
+}
+
+func (e *OptionError) Error() string {
+	return fmt.Sprintf("option %s is %q, want %s", e.Option, e.Value, e.Want)
+}
+
+// MemoryError says that the memory does not suffice, with the figures.
+type MemoryError struct {
+	Need   int64 // bytes the cache would take
+	Total  int64 // of the device
+	Memory Memory
+}
+
+func (e *MemoryError) Error() string {
+	m := e.Memory
+	return fmt.Sprintf("not enough memory: of %d MiB (%d MiB of the device's memory times mem-fraction-static), weights take %d MiB and "+
+		"workspace %d MiB, but the attention cache asked for needs %d MiB; raise mem-fraction-static, or lower max-total-tokens, "+
+		"chunked-prefill-size, mha-workspace-bytes or the cache's precision (kv-cache-dtype)",
+		m.Budget>>20, e.Total>>20, m.Weights>>20, m.Workspace>>20, e.Need>>20)
+}
+
+// withDefaults checks the options and fills in what is left open.
+func (o Options) withDefaults() (Options, error) {
+	for _, c := range []struct {
+		name    string
+		value   *string
+		choices []string // the first is the default
+	}{
+		{"LoadFormat", &o.LoadFormat, []string{"auto", "dummy"}},
+		{"DType", &o.DType, []string{"auto", "float32", "bfloat16"}},
+		{"KVCacheDType", &o.KVCacheDType, []string{"auto", "float32", "bfloat16", "fp8_e4m3"}},
+	} {
+		if *c.value == "" {
+			*c.value = c.choices[0]
+		}
+		if !contains(c.choices, *c.value) {
+			return o, &OptionError{c.name, *c.value, strings.Join(c.choices, ", ")}
+		}
+	}
+	if o.AttentionPolicy == "" {
+		o.AttentionPolicy = pathway.PolicyAdaptive.String()
+	}
+	var err error
+	if o.policy, err = pathway.ParsePolicy(o.AttentionPolicy); err != nil {
+		return o, &OptionError{"AttentionPolicy", o.AttentionPolicy, "adaptive, threshold, mla or mha"}
+	}
+	for _, c := range []struct {
+		name  string
+		value *int
+		zero  int
+	}{
+		{"Threads", &o.Threads, 0}, {"SeqLenThreshold", &o.SeqLenThreshold, 0}, {"MaxContext", &o.MaxContext, 0},
+		{"MaxRunning", &o.MaxRunning, 64}, {"MaxQueued", &o.MaxQueued, 2048},
+		{"ChunkedPrefillSize", &o.ChunkedPrefillSize, 512}, {"MaxTotalTokens", &o.MaxTotalTokens, 0},
+	} {
+		if *c.value < 0 || *c.value > 1<<30 {
+			return o, &OptionError{c.name, fmt.Sprint(*c.value), "0 (the default) or a number up to 2^30"}
+		}
+		if *c.value == 0 {
+			*c.value = c.zero
+		}
+	}
+	if o.MHAWorkspaceBytes < 0 {
+		return o, &OptionError{"MHAWorkspaceBytes", fmt.Sprint(o.MHAWorkspaceBytes), "0 (the default) or a number of bytes"}
+	}
+	if o.MemFractionStatic == 0 {
+		o.MemFractionStatic = 0.7
+	}
+	if !(o.MemFractionStatic > 0 && o.MemFractionStatic <= 1) {
+		return o, &OptionError{"MemFractionStatic", fmt.Sprint(o.MemFractionStatic), "a share above 0 and at most 1"}
+	}
+	return o, nil
+}
+
+func contains(list []string, s string) bool {
+	for _, c := range list {
+		if c == s {
+			return true
+		}
+	}
+	return false
+}
+
+// formats returns the arithmetic and the cache format in force.
+func (o Options) formats(c *checkpoint.Config) (device.DType, device.CacheFormat) {
+	arithmetic := device.F32
+	if o.DType == "bfloat16" || o.DType == "auto" && c.DType == "bfloat16" {
+		arithmetic = device.BF16
+	}
+	switch o.KVCacheDType {
+	case "float32":
+		return arithmetic, device.CacheF32
+	case "bfloat16":
+		return arithmetic, device.CacheBF16
+	case "fp8_e4m3":
+		return arithmetic, device.CacheF8
+	}
+	if arithmetic == device.BF16 {
+		return arithmetic, device.CacheBF16
+	}
+	return arithmetic, device.CacheF32
+}
