@@ -12,7 +12,7 @@ type pair struct{ left, right int32 }
 
 // merge is what becomes of a pair, and how early.
 type merge struct {
-	rank uint32 // position in the list of merges
+	rank uint32 // position in the list of merges; without a list the id
 	id   int32  // the token made
 }
 
@@ -24,7 +24,7 @@ const noMerge = math.MaxUint32
 type bpe struct {
 	bytes  [256]int32 // the token of each single byte
 	merges map[pair]merge
-	whole  map[string]int32 // with ignore_merges: tokens that a piece can be as it is
+	whole  map[string]int32 // with ignore_merges: the tokens that a piece can be at once, by their bytes
 	cache  pieceCache
 }
 
@@ -104,7 +104,7 @@ func (m *bpe) mergeShort(buf *[shortPiece]int32, piece string) []int32 {
 // the tokens form a doubly linked list in an array indexed by the byte where
 // they begin, and a heap holds the pairs that can merge, by rank and then by
 // place. A pair that has gone by the time it is popped is recognised by its
-// rank, which no other pair shares.
+// rank: only pairs that make the same token may share one.
 type longPiece struct {
 	id         []int32 // -1: merged into the token before
 	prev, next []int32

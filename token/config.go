@@ -23,63 +23,80 @@ type Config struct {
 	MaxLength int
 }
 
-// LoadDir reads tokenizer.json and, if they exist, tokenizer_config.json and
-// chat_template.jinja from a model's folder.
+// LoadDir reads the tokenizer of a model's folder: tokenizer.json, or else
+// tiktoken.model (Kimi-K2, Moonlight); and tokenizer_config.json and
+// chat_template.jinja if they exist.
 func LoadDir(fsys fs.FS) (*Tokenizer, error) {
-	data, err := fs.ReadFile(fsys, "tokenizer.json")
-	if err != nil {
-		return nil, fmt.Errorf("read tokenizer: %w", err)
-	}
-	t, err := Load(data)
+	config, added, err := readConfig(fsys)
 	if err != nil {
 		return nil, err
 	}
-	data, err = fs.ReadFile(fsys, "tokenizer_config.json")
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return nil, fmt.Errorf("read tokenizer: %w", err)
-	default:
-		if t.config, err = parseConfig(data); err != nil {
-			return nil, fmt.Errorf("read tokenizer_config.json: %w", err)
-		}
-		for _, named := range []struct{ key, token string }{
-			{"bos_token", t.config.BOSToken}, {"eos_token", t.config.EOSToken}, {"pad_token", t.config.PadToken},
-		} {
-			if _, ok := t.ids[named.token]; named.token != "" && !ok {
-				return nil, fmt.Errorf("read tokenizer_config.json: %s %q is not in tokenizer.json", named.key, named.token)
-			}
-		}
+	var t *Tokenizer
+	data, err := fs.ReadFile(fsys, "tokenizer.json")
+	if err == nil {
+		t, err = Load(data)
+	} else if data, err2 := fs.ReadFile(fsys, "tiktoken.model"); errors.Is(err, fs.ErrNotExist) && err2 == nil {
+		t, err = loadTiktoken(data, added)
+	} else {
+		err = fmt.Errorf("read tokenizer: %w (nor is there a usable tiktoken.model)", err)
 	}
-	if t.config.ChatTemplate == "" {
-		data, err = fs.ReadFile(fsys, "chat_template.jinja")
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("read tokenizer: %w", err)
+	if err != nil {
+		return nil, err
+	}
+	t.config = config
+	for _, named := range []struct{ key, token string }{
+		{"bos_token", config.BOSToken}, {"eos_token", config.EOSToken}, {"pad_token", config.PadToken},
+	} {
+		if _, ok := t.ids[named.token]; named.token != "" && !ok {
+			return nil, fmt.Errorf("read tokenizer_config.json: %s %q is not a token of the tokenizer", named.key, named.token)
 		}
-		t.config.ChatTemplate = string(data)
 	}
 	return t, nil
 }
 
-func parseConfig(data []byte) (Config, error) {
+// readConfig reads tokenizer_config.json and chat_template.jinja, either of
+// which may be missing. added is added_tokens_decoder.
+func readConfig(fsys fs.FS) (c Config, added []addedToken, err error) {
+	data, err := fs.ReadFile(fsys, "tokenizer_config.json")
+	if err == nil {
+		c, added, err = parseConfig(data)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return c, nil, fmt.Errorf("read tokenizer_config.json: %w", err)
+	}
+	if c.ChatTemplate == "" {
+		data, err = fs.ReadFile(fsys, "chat_template.jinja")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return c, nil, fmt.Errorf("read chat_template.jinja: %w", err)
+		}
+		c.ChatTemplate = string(data)
+	}
+	return c, added, nil
+}
+
+func parseConfig(data []byte) (Config, []addedToken, error) {
 	var f struct {
-		BOS       tokenName       `json:"bos_token"`
-		EOS       tokenName       `json:"eos_token"`
-		Pad       tokenName       `json:"pad_token"`
-		AddBOS    *bool           `json:"add_bos_token"`
-		Template  json.RawMessage `json:"chat_template"`
-		MaxLength float64         `json:"model_max_length"`
+		BOS       tokenName             `json:"bos_token"`
+		EOS       tokenName             `json:"eos_token"`
+		Pad       tokenName             `json:"pad_token"`
+		AddBOS    *bool                 `json:"add_bos_token"`
+		Template  json.RawMessage       `json:"chat_template"`
+		MaxLength float64               `json:"model_max_length"`
+		Added     map[string]addedToken `json:"added_tokens_decoder"`
 	}
 	if err := json.Unmarshal(data, &f); err != nil {
-		return Config{}, err
+		return Config{}, nil, err
 	}
 	c := Config{BOSToken: string(f.BOS), EOSToken: string(f.EOS), PadToken: string(f.Pad), AddBOSToken: f.AddBOS}
 	if f.MaxLength > 0 && f.MaxLength < math.MaxInt32 {
 		c.MaxLength = int(f.MaxLength)
 	}
 	var err error
-	c.ChatTemplate, err = parseTemplate(f.Template)
-	return c, err
+	if c.ChatTemplate, err = parseTemplate(f.Template); err != nil {
+		return c, nil, err
+	}
+	added, err := addedByID(f.Added)
+	return c, added, err
 }
 
 // parseTemplate reads chat_template: a template, or a list of named ones, of

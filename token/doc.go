@@ -1,5 +1,6 @@
 // Package token turns text into token ids and back: byte-level BPE as
-// described by a Hugging Face tokenizer.json, with a detokenizer that streams.
+// described by a Hugging Face tokenizer.json or by Kimi's tiktoken.model, with a
+// detokenizer that streams.
 //
 // A text goes through four stages, each with a file of its own: added tokens
 // are found (added.go), the stretches between them are cut into pieces

@@ -1,15 +1,16 @@
 """Writes the fixtures of package token with Hugging Face's tokenizers.
 
-    pip install tokenizers && python oracle.py [--many N --out DIR]
+    pip install tokenizers tiktoken && python oracle.py [--many N --out DIR]
 
 Run in this folder. For each tokenizer NAME it writes NAME.tokenizer.json (a small
 vocabulary trained on the texts below, under the pre-tokenizer of a model family; the
 demo model's own file is used where it lies) and NAME.jsonl.gz, one case per line:
 text, ends of the pieces in bytes, ids with added tokens matched everywhere, ids with
-none matched. NAME.decode.jsonl.gz has id sequences and their text. With --many, N
+none matched. tiktoken.* is the same with OpenAI's tiktoken. NAME.decode.jsonl.gz has id sequences and their text. With --many, N
 random texts per tokenizer go to DIR instead, for a longer comparison.
 """
-import argparse, gzip, json, random, unicodedata
+import argparse, base64, gzip, json, random, unicodedata
+import tiktoken
 from tokenizers import Tokenizer, Regex, models, pre_tokenizers, decoders, trainers, AddedToken
 
 V3_LAST = (r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
@@ -20,6 +21,7 @@ GLM = (r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"""
 KIMI = (r"""[\p{Han}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"""
         r"""|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"""
         r"""|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+""")
+KIMI_SPECIAL = {"[BOS]": 700, "<|im_end|>": 702}
 V2_LETTERS = """41-5A 61-7A B5 C0-D6 D8-F6 F8-1BA 1BC-1BF 1C4-293 295-2AF 370-373 376 377 37B-37D 37F 386 388-38A
 38C 38E-3A1 3A3-3F5 3F7-481 48A-52F 531-556 10A0-10C5 13A0-13F5 13F8-13FD 1C90-1CBA 1CBD-1CBF 1D00-1D2B 1D6B-1D77
 1D79-1D9A 1E00-1F15 1F18-1F1D 1F20-1F45 1F48-1F4D 1F50-1F57 1F59 1F5B 1F5D 1F5F-1F7D 1F80-1FB4 1FB6-1FBC 1FBE
@@ -50,6 +52,11 @@ def main(argc, argv):\n    return foo_bar.Baz(x)  # comment\n\n\nif (x == 1) { y
 价格是12345元。 我们今天去北京看电影，好不好？ 日本語テスト・カタカナー これはペンです。 한국어 텍스트 안녕하세요 여러분.
 Привет, как дела? Das Mädchen läuft über die Straße. Où est la bibliothèque? ¿Dónde está el baño? Ελληνικά γράμματα.
 naïve café ½ Ⅳ ²³ １２３ مرحبا بالعالم שלום עולם नमस्ते दुनिया สวัสดีชาวโลก 👩‍👩‍👧 🇩🇪 ✓ → ∑ €""".split("\n")
+
+# The characters that stand for the bytes 0 to 255.
+PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+REST = [b for b in range(256) if b not in PRINTABLE]
+BYTE_SPELLING = [chr(b) if b in PRINTABLE else chr(256 + REST.index(b)) for b in range(256)]
 
 AWKWARD = """Hello! 毕老师！1 + 1 = 2 ĠÑĤÐ²ÑĬÑĢ|Hello world|hello  world   x|12345678|价格是12345元。|日本語テスト・カタカナー|don't I'll
 foo_bar.Baz(x)|x=1;\\n\\n\\n  y = 2\\n| \\n \\n a|end   |!!!\\r\\n\\r\\n|\\t\\tTab|a\\u00a0b|naïve café|½ Ⅳ ²³|\\u3000全角|２０２４年|한국어 텍스트
@@ -119,6 +126,19 @@ def cases(tok, texts):
                "plain": plain.encode(text, add_special_tokens=False).ids}
 
 
+def ranked(tok):
+    """The vocabulary of a trained tokenizer as tiktoken has it: bytes, then merges, by rank."""
+    unspell = {c: b for b, c in enumerate(BYTE_SPELLING)}
+    data = json.loads(tok.to_str())["model"]
+    tokens = [bytes([b]) for b in range(256)] + [bytes(unspell[c] for c in "".join(m)) for m in data["merges"]]
+    return {t: rank for rank, t in enumerate(dict.fromkeys(tokens))}
+
+
+def tiktoken_cases(enc, texts):
+    for text in texts:
+        yield {"text": text, "ids": enc.encode(text, allowed_special="all"), "plain": enc.encode(text, disallowed_special=())}
+
+
 def write(path, rows):
     with gzip.GzipFile(path, "wb", mtime=0) as f:
         for row in rows:
@@ -148,9 +168,21 @@ def main():
         for _ in range(args.many or 100):
             ids = [rng.randrange(size) for _ in range(rng.randint(0, 12))]
             if rng.random() < 0.5:  # bytes only: many broken characters
-                ids = [rng.choice([tok.token_to_id(c) for c in pre_tokenizers.ByteLevel.alphabet()]) for _ in ids]
+                ids = [rng.choice([tok.token_to_id(c) for c in BYTE_SPELLING]) for _ in ids]
             rows.append({"ids": ids, "text": tok.decode(ids, skip_special_tokens=False)})
         write(f"{args.out}/{name}.decode.jsonl.gz", rows)
+        if name == "kimi":
+            ranks = ranked(tok)
+            if not args.many:
+                with open("tiktoken.model", "wb") as f:
+                    for t, rank in ranks.items():
+                        f.write(base64.b64encode(t) + b" %d\n" % rank)
+                with open("tiktoken_config.json", "w") as f:
+                    json.dump({"bos_token": "[BOS]", "added_tokens_decoder": {
+                        str(i): {"content": c, "special": True} for c, i in KIMI_SPECIAL.items()}}, f)
+            enc = tiktoken.Encoding("kimi", pat_str=KIMI, mergeable_ranks=ranks, special_tokens=KIMI_SPECIAL)
+            texts += ["[BOS]hi<|im_end|>", "a [BOS] b[BOS", "XMLHttpRequest's IDs'LL 漢字かな"]
+            write(f"{args.out}/tiktoken.jsonl.gz", tiktoken_cases(enc, texts))
 
 
 main()
