@@ -118,9 +118,8 @@ func linkSequence(seq []node, next *instruction) *instruction {
 }
 
 type patternParser struct {
-	text  string
-	at    int
-	depth int
+	text string
+	at   int
 }
 
 func (p *patternParser) more() bool { return p.at < len(p.text) }

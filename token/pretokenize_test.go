@@ -89,7 +89,7 @@ func TestScannersAgainstMatcher(t *testing.T) {
 // TestLongPieces encodes texts on which careless scanning, matching or merging
 // takes quadratic time: minutes instead of a moment.
 func TestLongPieces(t *testing.T) {
-	const n = 300_000
+	const n = 150_000
 	start := time.Now()
 	for _, name := range families {
 		tok := loadFamily(t, name)
