@@ -53,7 +53,7 @@ type Device interface {
 	// Gather copies row rows[i] of src to row i of dst.
 	Gather(dst, src Tensor, rows []int32)
 	// RMSNorm writes src·weight/sqrt(mean(src²)+eps) to dst, row by row, with
-	// weight F32 [1, cols].
+	// weight F32 [1, cols]. dst may be src.
 	RMSNorm(dst, src, weight Tensor, eps float32)
 	// Linear writes src·wᵀ to dst [T, out]; with add it adds to dst.
 	Linear(dst, src Tensor, w Matrix, add bool)

@@ -121,6 +121,51 @@ func checkIndexQuery(e *env) error {
 			return err
 		}
 	}
+	if e.format == device.CacheF8 {
+		return e.quantVectors()
+	}
+	return nil
+}
+
+// quantVectors rounds heads whose largest element lies at or next to a power of
+// two times 448, where a logarithm picks the wrong scale. A rotation by nothing
+// and a size that is no power of two leave just the rounding.
+func (e *env) quantVectors() error {
+	d := oddDims()
+	s := e.newScene(shape{0, 1})
+	cache := s.newCache(d)
+	e.dev.Begin(&s.step)
+	one, zero := make([]float64, d.dr/2), make([]float64, d.dr/2)
+	for i := range one {
+		one[i] = 1
+	}
+	rope := device.Rope{Cos: e.tensor(device.F32, d.dr/2, one).Tensor, Sin: e.tensor(device.F32, d.dr/2, zero).Tensor}
+	for _, v := range []struct {
+		amax     float64
+		exponent int
+	}{
+		{448, 0}, {447, 0}, {449, 1}, {224, -1}, {1.75, -8}, {1, -8}, {0.875, -9}, {0.5, -9}, {0, -22},
+		{3.5, -7}, {7, -6}, {14, -5}, {28, -4}, {56, -3}, {112, -2}, {896, 1}, {0x1.cp-5, -13}, {0x1.cp-7, -15}, {0x1.cp-11, -19},
+	} {
+		if roundType(e.act, v.amax) != v.amax {
+			continue
+		}
+		scale := math.Ldexp(1, v.exponent)
+		q, want := make([]float64, d.Di), make([]float64, d.Di)
+		for i := range q {
+			// Codes, and halfway between two codes.
+			q[i] = pick(e, 1.0, -1) * min(v.amax, scale*pick(e, 0, 1, 1.0625, 1.1875, 208, 0x1p-9, 0x1p-10, 0x3p-10, 0x5p-10))
+			if i == 0 {
+				q[i] = -v.amax
+			}
+			want[i] = roundE4M3(q[i]/scale) * scale
+		}
+		in := e.tensor(e.act, d.Di, q)
+		e.dev.IndexQuery(cache, in.Tensor, e.tensor(device.F32, 1, []float64{1}).Tensor, 1, rope, s.wholeRuns())
+		if err := same(fmt.Sprintf("head with largest element %g", v.amax), in.read(), want, d.Di); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

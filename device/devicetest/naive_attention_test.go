@@ -22,19 +22,22 @@ func (c *naiveCache) Bytes() int64 {
 }
 
 func (d *naive) NewCache(spec device.CacheSpec) (device.Cache, error) {
+	pool := func(width int) [][]float64 {
+		return slices.Repeat([][]float64{make([]float64, width)}, spec.Pages*device.PageTokens)
+	}
 	c := &naiveCache{spec: spec}
 	for range spec.Layers {
-		c.latent = append(c.latent, make([][]float64, spec.Pages*device.PageTokens))
-		c.index = append(c.index, make([][]float64, spec.Pages*device.PageTokens))
+		c.latent, c.index = append(c.latent, pool(spec.Latent+spec.Rope)), append(c.index, pool(spec.IndexDim))
 	}
 	return c, nil
 }
 
 // slot returns where position p of a sequence is stored.
 func (d *naive) slot(seq int, p int) int {
-	page := int(d.step.Seqs[seq].Pages[p/device.PageTokens])
+	pages := d.step.Seqs[seq].Pages
+	page := int(pages[p/device.PageTokens])
 	if d.bug == "page table ignored" {
-		page = int(d.step.Seqs[seq].Pages[0]) + p/device.PageTokens
+		page = int(slices.Min(pages)) // as if the sequence had one page
 	}
 	return page*device.PageTokens + p%device.PageTokens
 }

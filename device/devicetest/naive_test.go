@@ -415,6 +415,8 @@ func (d *naive) block8(x []float64) {
 	switch d.bug {
 	case "scale not a power of two":
 		scale = max(amax, 1e-4) / 448
+	case "scale by a logarithm":
+		scale = float32(math.Exp2(math.Ceil(float64(float32(math.Log(float64(max(amax, 1e-4)/448))) / math.Ln2))))
 	case "no floor of the scale":
 		scale = float32(math.Exp2(math.Ceil(math.Log2(float64(amax) / 448))))
 	case "floor of the scale 1e-4":

@@ -189,17 +189,17 @@ func (s *scene) owner(q device.Seq) int {
 }
 
 // blockWeights draws norm weights whose size changes from one FP8 block to the
-// next, sometimes so small that the floor of the scale shows.
+// next; the second block is so small that the floor of the scale shows.
 func (e *env) blockWeights(n int) []float64 {
 	w := e.normal(device.F32, n, 1)
-	for from := 0; from < n; from += 128 {
-		f := pick(e, 0.25, 1, 4)
-		if from > 0 {
-			f = pick(e, 1.0/64, 1, 1e-6)
+	for i := range w {
+		switch block := i / 128; block {
+		case 1:
+			w[i] *= 1e-6
+		default:
+			w[i] = math.Ldexp(w[i], 3-3*block)
 		}
-		for i := from; i < min(from+128, n); i++ {
-			w[i] = roundType(device.F32, f*w[i])
-		}
+		w[i] = roundType(device.F32, w[i])
 	}
 	return w
 }

@@ -127,6 +127,8 @@ var mutants = []mutant{
 	{bug: "Hadamard on queries only", check: "IndexScores/float32/fp8_e4m3"},
 	{bug: "Hadamard on keys only", check: "IndexScores/float32/fp8_e4m3"},
 	{bug: "index queries not rounded", check: "IndexQuery/float32/fp8_e4m3"},
+	{bug: "scale by a logarithm", check: "IndexQuery/float32/fp8_e4m3"},
+	{bug: "no floor of the scale", check: "IndexQuery/float32/fp8_e4m3"},
 	{bug: "scale not a power of two", check: "IndexScores/float32/fp8_e4m3"},
 	{bug: "no ReLU", check: "IndexScores/float32/float32"},
 	{bug: "absolute value for ReLU", check: "IndexScores/float32/float32"},
