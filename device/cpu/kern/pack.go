@@ -30,12 +30,7 @@ func PackF32(panel []float32, lane int, w device.MatrixSource, from, to int) {
 		for r := from; r < to; r++ {
 			readRow(block[r-from][:n], w, r, k)
 		}
-		for p := range n {
-			d := panel[(k+p)*N+lane:][:to-from]
-			for j := range d {
-				d[j] = block[j][p]
-			}
-		}
+		scatter(panel[k*N+lane:], N, &block, to-from, n)
 	}
 }
 
@@ -49,6 +44,9 @@ func PackBF16(panel []uint16, lane int, w device.MatrixSource, from, to int) {
 		n := min(ScaleBlock, w.Cols-k)
 		for r := from; r < to; r++ {
 			row := block[r-from][:n]
+			if n < ScaleBlock {
+				block[r-from][n] = 0
+			}
 			if w.Type == device.BF16 {
 				src := w.Data[2*(r*w.Cols+k):]
 				for i := range row {
@@ -59,10 +57,11 @@ func PackBF16(panel []uint16, lane int, w device.MatrixSource, from, to int) {
 			readRow(wide[:n], w, r, k)
 			goBF16FromF32(row, wide[:n])
 		}
-		for p := range n {
-			d := panel[(k+p)/2*2*N+2*lane+p%2:]
-			for j := range to - from {
-				d[2*j] = block[j][p]
+		for p := 0; p < n; p += 2 { // beyond an odd end, block is zero
+			d := panel[(k+p)*N+2*lane:][:2*(to-from)]
+			for j := range len(d) / 2 {
+				row := &block[j]
+				d[2*j], d[2*j+1] = row[p], row[p+1]
 			}
 		}
 	}
@@ -91,21 +90,52 @@ func PackF8(panel []uint8, scales []float32, lane int, w device.MatrixSource, fr
 			if !(scale >= 0 && scale < maxScale) {
 				return fmt.Errorf("kern: %s: the scale of row %d, column %d is %v; fp8 panels need scales in [0, 2^110)", w.Name, r, k, scale)
 			}
-			for i, v := range row {
-				if v&0x7f == 0x7f {
-					return fmt.Errorf("kern: %s: the weight at row %d, column %d is NaN; is the checkpoint damaged?", w.Name, r, k+i)
-				}
+			if i := indexNaN(row); i >= 0 {
+				return fmt.Errorf("kern: %s: the weight at row %d, column %d is NaN; is the checkpoint damaged?", w.Name, r, k+i)
 			}
 			scales[k/ScaleBlock*N+lane+r-from] = scale
 		}
-		for p := range n {
-			d := panel[(k+p)*N+lane:][:to-from]
-			for j := range d {
-				d[j] = block[j][p]
-			}
-		}
+		scatter(panel[k*N+lane:], N, &block, to-from, n)
 	}
 	return nil
+}
+
+// scatter writes the first n columns of the first rows rows of block as rows of
+// dst, ld apart.
+func scatter[T any](dst []T, ld int, block *[N][ScaleBlock]T, rows, n int) {
+	p := 0
+	for ; p+4 <= n; p += 4 {
+		d0, d1 := dst[p*ld:][:rows], dst[(p+1)*ld:][:rows]
+		d2, d3 := dst[(p+2)*ld:][:rows], dst[(p+3)*ld:][:rows]
+		for j := range d0 {
+			v := (*[4]T)(block[j%N][p:])
+			d0[j], d1[j], d2[j], d3[j] = v[0], v[1], v[2], v[3]
+		}
+	}
+	for ; p < n; p++ {
+		d := dst[p*ld:][:rows]
+		for j := range d {
+			d[j] = block[j%N][p]
+		}
+	}
+}
+
+// indexNaN returns the index of the first NaN in e4m3 row, or -1. Only 7f has
+// the high bit when one is added to the low seven, so eight are tested at once.
+func indexNaN(row []uint8) int {
+	const low, one, high = 0x7f7f7f7f7f7f7f7f, 0x0101010101010101, 0x8080808080808080
+	i := 0
+	for ; i+8 <= len(row); i += 8 {
+		if (binary.LittleEndian.Uint64(row[i:])&low+one)&high != 0 {
+			break
+		}
+	}
+	for ; i < len(row); i++ {
+		if row[i]&0x7f == 0x7f {
+			return i
+		}
+	}
+	return -1
 }
 
 func checkLanes(lane, from, to int) {
