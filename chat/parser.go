@@ -331,14 +331,9 @@ func (p *Parser) begin(name string) {
 }
 
 func (p *Parser) reasoning(text string) {
-	if text == "" {
-		return
+	if text != "" {
+		p.out = append(p.out, Delta{Reasoning: text})
 	}
-	if n := len(p.out); n > 0 && p.out[n-1].Reasoning != "" {
-		p.out[n-1].Reasoning += text
-		return
-	}
-	p.out = append(p.out, Delta{Reasoning: text})
 }
 
 func (p *Parser) content(text string) {
