@@ -66,8 +66,10 @@ func (t x86) panel(a *panelArgs) {
 			for p > 1 && p*N > a.n-j {
 				p /= 2
 			}
-			for i := 0; i < a.m; i += rows {
-				t.panelBlock(a, i, min(rows, a.m-i), j, p, k0, k)
+			for i, left := 0, (a.m+rows-1)/rows; i < a.m; left-- {
+				r := (a.m - i) / left // even blocks, as in gemm
+				t.panelBlock(a, i, r, j, p, k0, k)
+				i += r
 			}
 			j += p * N
 		}

@@ -4,6 +4,7 @@ go 1.26.8
 
 require github.com/mmcloughlin/avo v0.6.0
 
+// Newer than avo asks for: its golang.org/x/tools does not build with this Go.
 require (
 	golang.org/x/mod v0.29.0 // indirect
 	golang.org/x/sync v0.17.0 // indirect
