@@ -149,12 +149,13 @@ func fakeText(ids []int32) string {
 type fakeDetok struct{ held string }
 
 func (d *fakeDetok) Add(id int32) string {
-	text := d.held + fakeText([]int32{id})
-	d.held = ""
+	text, own := d.held, fakeText([]int32{id})
 	if id == fakeHeld {
-		d.held, text = text, ""
+		d.held = own
+		return text
 	}
-	return text
+	d.held = ""
+	return text + own
 }
 
 func (d *fakeDetok) Flush() string {
