@@ -12,10 +12,12 @@ import (
 // not: expanding keys, and reading records for MLA. A sequence pays each once,
 // for all positions up to the last row that needs it.
 type prices struct {
-	topk   int // contexts above it need a selection; math.MaxInt without an indexer
-	chunk  int // keys of a full wave
-	expand float64
-	read   float64
+	topk  int // contexts above it need a selection; math.MaxInt without an indexer
+	chunk int // keys of a full wave
+	// perChunk is the least number above 1/chunk: a division less for each decode.
+	perChunk float64
+	expand   float64
+	read     float64
 
 	mhaPair                         float64
 	maskedRow, maskedPair           float64
@@ -34,6 +36,7 @@ func newPrices(g Geometry, u *Units, chunk int) prices {
 	p := prices{
 		topk:       g.TopK,
 		chunk:      chunk,
+		perChunk:   math.Nextafter(1/float64(chunk), 1),
 		expand:     u[ExpandKey] + u[ReadKV],
 		read:       u[ReadRecord],
 		mhaPair:    u[PairMHA],
@@ -86,14 +89,15 @@ func (p *prices) attended(q Pathway, a, b int) int64 {
 // merges returns how often rows at contexts a to b merge partial results: once
 // for each key chunk a row sees beyond its first.
 func (p *prices) merges(a, b int) float64 {
-	// Contexts fit 32 bits, in which division is several times faster.
-	chunk := uint32(p.chunk)
 	switch {
 	case b <= p.chunk:
 		return 0
 	case a == b:
-		return float64(uint32(b-1) / chunk)
+		// Exact: perChunk is above 1/chunk by less than contexts, which fit 30
+		// bits, could carry over a fraction.
+		return float64(int(float64(b-1) * p.perChunk))
 	}
+	chunk := uint32(p.chunk)
 	upTo := func(n uint32) float64 { // Σ ⌊(c−1)/chunk⌋ for c = 1 … n
 		q, r := float64(n/chunk), float64(n%chunk)
 		return float64(chunk)*q*(q-1)/2 + q*r

@@ -315,9 +315,11 @@ func (p *Planner) appendCandidates(plan *Plan, index int, e *Extent) {
 	from, end := e.Prefix, e.Context()
 	for from < end {
 		to := end
-		for _, cut := range p.cuts {
-			if from < cut && cut < to {
-				to = cut
+		if to > from+1 { // decodes, the many, have nothing to cut
+			for _, cut := range p.cuts {
+				if from < cut && cut < to {
+					to = cut
+				}
 			}
 		}
 		plan.candidates = append(plan.candidates, candidate{})
@@ -337,27 +339,44 @@ func (p *Planner) emit(extents []Extent, plan *Plan) {
 	plan.Segments = plan.Segments[:0]
 	plan.Used = [Count]bool{}
 	plan.Predicted = 0
-	expanded, read := 0, 0 // positions the extent's segments have expanded, and read for MLA
-	for i := range plan.candidates {
-		c := &plan.candidates[i]
-		e := &extents[c.extent]
-		plan.Used[c.pathway] = true
-		if c.only {
+	for i, next := 0, 0; i < len(plan.candidates); i = next {
+		next = extentEnd(plan.candidates, i)
+		first := len(plan.Segments)
+		e := &extents[plan.candidates[i].extent]
+		if c := &plan.candidates[i]; next == i+1 {
 			s := p.begin(plan, c)
 			s.To, s.Alternatives, s.Cost = c.to, c.cost, c.cost[c.pathway]
 			s.Pairs = p.prices.attended(c.pathway, e.Prefix+1, c.end)
 			if c.pathway.Expanded() {
 				s.Keys = c.end
 			}
-			continue
-		}
-		var s *Segment
-		if n := len(plan.Segments); n > 0 && plan.Segments[n-1].Extent == c.extent {
-			s = &plan.Segments[n-1]
 		} else {
-			expanded, read = 0, 0
+			p.join(plan, plan.candidates[i:next], e)
 		}
-		if s == nil || s.Pathway != c.pathway || p.inexact(c) != p.inexact(&plan.candidates[i-1]) {
+		r := &plan.rulingFor(e).rule
+		fresh := true // no segment of the sequence expanded yet
+		for k := first; k < len(plan.Segments); k++ {
+			s := &plan.Segments[k]
+			s.Reason = p.reason(s, e, r, fresh)
+			fresh = fresh && !s.Pathway.Expanded()
+			plan.Predicted += s.Cost
+			plan.Used[s.Pathway] = true
+		}
+	}
+	for q, used := range plan.Used {
+		if used {
+			plan.Predicted += p.prices.overhead[q]
+		}
+	}
+}
+
+// join appends the segments of one extent's candidates.
+func (p *Planner) join(plan *Plan, cs []candidate, e *Extent) {
+	var s *Segment
+	expanded, read := 0, 0 // positions the segments have expanded, and read for MLA
+	for i := range cs {
+		c := &cs[i]
+		if i == 0 || s.Pathway != c.pathway || p.inexact(c) != p.inexact(&cs[i-1]) {
 			s = p.begin(plan, c)
 		}
 		p.extend(s, c, e, expanded, read)
@@ -367,22 +386,6 @@ func (p *Planner) emit(extents []Extent, plan *Plan) {
 		case c.pathway == MLA:
 			read = c.end
 		}
-	}
-	for q, used := range plan.Used {
-		if used {
-			plan.Predicted += p.prices.overhead[q]
-		}
-	}
-	extent, fresh := -1, true
-	for i := range plan.Segments {
-		s := &plan.Segments[i]
-		e := &extents[s.Extent]
-		if s.Extent != extent {
-			extent, fresh = s.Extent, true
-		}
-		s.Reason = p.reason(s, e, &plan.rulingFor(e).rule, fresh)
-		fresh = fresh && !s.Pathway.Expanded()
-		plan.Predicted += s.Cost
 	}
 }
 
@@ -445,7 +448,7 @@ func (p *Planner) reason(s *Segment, e *Extent, r *rule, fresh bool) Reason {
 	case r.policy != PolicyAdaptive:
 		return ReasonForcedPolicy
 	}
-	if p.cheaperUnsupported(s, e) {
+	if p.supported != setAll && p.cheaperUnsupported(s, e) {
 		return ReasonFormat
 	}
 	if !s.Pathway.Expanded() {
@@ -477,9 +480,6 @@ func (p *Planner) reason(s *Segment, e *Extent, r *rule, fresh bool) Reason {
 // cheaperUnsupported tells whether an exact pathway that the backend does not
 // support would have been cheaper for the segment's rows.
 func (p *Planner) cheaperUnsupported(s *Segment, e *Extent) bool {
-	if p.supported == setAll {
-		return false
-	}
 	first, last := e.Prefix+s.From+1, e.Prefix+s.To
 	var cost [Count]float64
 	p.prices.rows(&cost, first, last)

@@ -34,7 +34,6 @@ type candidate struct {
 	cost       [Count]float64
 	permission *permission
 	pathway    Pathway // the choice
-	only       bool    // of its extent
 }
 
 // cheapest returns the cheapest of c's rows over the pathways in set, and its
@@ -104,25 +103,26 @@ func (p *prices) split(cs []candidate, set pathwaySet) (best float64, e, d int) 
 // single completes the cost of an extent's only candidate and adds it to
 // totals, by set of pathways.
 func (p *prices) single(c *candidate, totals *[numSets]float64) {
-	c.only = true
 	cost := &c.cost
 	expand := p.expand * float64(c.end)
 	cost[MHA] += expand
 	cost[MHAMasked] += expand
 	cost[MLA] += p.read * float64(c.end)
-	for q := range cost {
-		if !c.permission.allowed.has(Pathway(q)) {
-			cost[q] = math.Inf(1)
+	if c.permission.allowed != setAll {
+		for q := range cost {
+			if !c.permission.allowed.has(Pathway(q)) {
+				cost[q] = math.Inf(1)
+			}
 		}
 	}
 	mha, masked, mla, sparse := cost[MHA], cost[MHAMasked], cost[MLA], cost[MLASparse]
-	both := less(mha, masked)
-	for s, absorbed := range [4]float64{math.Inf(1), mla, sparse, less(mla, sparse)} {
+	both := min(mha, masked)
+	for s, absorbed := range [4]float64{math.Inf(1), mla, sparse, min(mla, sparse)} {
 		t := totals[4*s : 4*s+4 : 4*s+4]
 		t[0] += absorbed
-		t[1] += less(mha, absorbed)
-		t[2] += less(masked, absorbed)
-		t[3] += less(both, absorbed)
+		t[1] += min(mha, absorbed)
+		t[2] += min(masked, absorbed)
+		t[3] += min(both, absorbed)
 	}
 }
 
@@ -136,7 +136,7 @@ func (p *prices) several(cs []candidate, totals *[numSets]float64) {
 			q := bits.TrailingZeros(uint(s))
 			least[i][s] = least[i][s&(s-1)]
 			if cs[i].permission.allowed.has(Pathway(q)) {
-				least[i][s] = less(least[i][s], cs[i].cost[q])
+				least[i][s] = min(least[i][s], cs[i].cost[q])
 			}
 		}
 	}
@@ -155,7 +155,7 @@ func (p *prices) several(cs []candidate, totals *[numSets]float64) {
 		if s&setMLA == 0 {
 			firstD, lastD = -1, -1
 		} else {
-			best[s] = less(best[s], best[s&^setMLA])
+			best[s] = min(best[s], best[s&^setMLA])
 		}
 		for e := firstE; e <= lastE; e++ {
 			if e >= 0 && cs[e].permission.allowed&s&setExpanded == 0 {
@@ -169,19 +169,11 @@ func (p *prices) several(cs []candidate, totals *[numSets]float64) {
 				for i := range cs {
 					total += least[i][limits(s, i, e, d)]
 				}
-				best[s] = less(best[s], total)
+				best[s] = min(best[s], total)
 			}
 		}
 		totals[s] += best[s]
 	}
-}
-
-// less returns the smaller of two costs, neither of them NaN.
-func less(a, b float64) float64 {
-	if b < a {
-		return b
-	}
-	return a
 }
 
 // solve chooses a pathway for every candidate; candidates of one extent are
