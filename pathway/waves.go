@@ -1,5 +1,7 @@
 package pathway
 
+import "slices"
+
 // PageTokens is the granularity of key chunks: their borders are multiples of
 // it, as are those of cache pages (device.PageTokens).
 const PageTokens = 64
@@ -78,13 +80,10 @@ func neededKeys(plan *Plan, extents []Extent, i int) int {
 
 // gatherChunks gives each wave its chunks, in the order they were placed.
 func gatherChunks(plan *Plan) {
-	n := len(plan.placed)
-	if cap(plan.chunks) < n {
-		plan.chunks = make([]Chunk, n, n+n/2)
-	}
-	plan.chunks = plan.chunks[:n]
+	plan.chunks = slices.Grow(plan.chunks[:0], len(plan.placed))[:len(plan.placed)]
 	// starts[w] is where wave w's next chunk goes.
-	plan.starts = append(plan.starts[:0], make([]int, len(plan.Waves)+1)...)
+	plan.starts = slices.Grow(plan.starts[:0], len(plan.Waves)+1)[:len(plan.Waves)+1]
+	clear(plan.starts)
 	for _, c := range plan.placed {
 		plan.starts[c.wave+1]++
 	}
