@@ -4,7 +4,7 @@
 //
 //	Extent (policy.go)          one sequence's rows, and who decides about them
 //	Calibration, Fit, Estimate  what each part of the work costs on a device
-//	Planner.Plan                cuts, prices (cost.go), chooses (solve.go)
+//	Planner.Plan                cuts, prices (cost.go), chooses (solve.go), says why (segments.go)
 //	Plan                        segments, and waves of K/V expansion (waves.go)
 //	Planner.Explain             the decisions, and what other policies would take
 //
