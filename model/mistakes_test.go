@@ -173,6 +173,9 @@ type meddler struct {
 	// all positions it may see, or of all of the sequence for beforeCausal.
 	choose func(scores []float32, k, pos int) []int32
 
+	// rescore replaces the scores of one row.
+	rescore func(scores []float32)
+
 	raw, residual []float32
 	indexed       []int // layers with an index pool
 	scoredLayer   int
@@ -375,6 +378,13 @@ func (m *meddler) IndexScores(scores, q, weights device.Tensor, c device.Cache, 
 		runs = m.unmasked(runs)
 	}
 	m.Device.IndexScores(scores, q, weights, c, layer, runs)
+	if m.rescore != nil {
+		v := m.get(scores)
+		for at := 0; at < len(v); at += scores.Cols {
+			m.rescore(v[at : at+scores.Cols])
+		}
+		m.set(scores, v)
+	}
 	if !m.noReLU {
 		return
 	}
@@ -383,8 +393,10 @@ func (m *meddler) IndexScores(scores, q, weights device.Tensor, c device.Cache, 
 	for i := range qv {
 		qv[i] = -qv[i]
 	}
-	other := m.fresh(scores, make([]float32, scores.Rows*scores.Cols))
-	m.Device.IndexScores(other, m.fresh(q, qv), weights, c, layer, runs)
+	other, negated := m.fresh(scores, make([]float32, scores.Rows*scores.Cols)), m.fresh(q, qv)
+	defer other.Mem.Free()
+	defer negated.Mem.Free()
+	m.Device.IndexScores(other, negated, weights, c, layer, runs)
 	a, b := m.get(scores), m.get(other)
 	for i := range a {
 		a[i] -= b[i]
