@@ -24,6 +24,11 @@ import (
 // benchmarks hardly notice, and wants the retrieval of codes from 2,048 tokens
 // to fall by at least 20 points: the measure would tell if selection were
 // wrong.
+//
+// Leaving out the indexer's ReLU is not among them. It changes about a tenth of
+// what the demo model selects (its overlap with the right selection is 0.88 to
+// 0.93 by layer at 1,754 tokens) and no answer: 22 of 22 stay right. The golden
+// sets notice it, see TestMistakesAreNoticed.
 func TestNegativeControls(t *testing.T) {
 	if testing.Short() {
 		t.Skip("six runs over long prompts; not with -short")
@@ -35,7 +40,6 @@ func TestNegativeControls(t *testing.T) {
 	}{
 		{"as trained", variant{}},
 		{"interleaved RoPE in the indexer", variant{config: func(c *checkpoint.Config) { c.Indexer.Interleaved = true }}},
-		{"no ReLU", meddle(func(m *meddler) { m.noReLU = true })},
 		{"Hadamard on queries only", meddle(func(m *meddler) {
 			m.indexQuery = func(q, _ []float32, _, dim int) { hadamard(q, dim) }
 		})},
