@@ -65,8 +65,7 @@ func (s *scene) indexQuery(cache device.Cache, d dims, runs []device.Run) indexQ
 		for range d.Hi {
 			clearly(func() (struct{}, bool) {
 				head := e.normal(e.act, d.Di, pick(e, 0.1, 1, 5))
-				want, mag, sure := head, head, true
-				want, mag, sure = specIndexQuery(e.format, head, rot, run.Pos+i)
+				want, mag, sure := specIndexQuery(e.format, head, rot, run.Pos+i)
 				if sure {
 					q = append(q, head...)
 					x.want, x.wantMag = append(x.want, want...), append(x.wantMag, mag...)

@@ -41,10 +41,10 @@ func DefaultArithmetic() []Arithmetic {
 
 // Check is one check of one operation (or of several that belong together).
 type Check struct {
-	Name   string // Operation/arithmetic[/cache format]
-	run    func(*env) error
-	want   Arithmetic
-	format device.CacheFormat
+	Name       string // Operation/arithmetic[/cache format]
+	run        func(*env) error
+	arithmetic Arithmetic
+	format     device.CacheFormat
 }
 
 // Run runs all checks as subtests against the device that open makes, and
@@ -104,7 +104,7 @@ func (c Check) Run(dev device.Device, seed uint64) (err error) {
 	name.Write([]byte(c.Name))
 	e := &env{
 		dev: dev, rng: rand.New(rand.NewPCG(seed, name.Sum64())),
-		arithmetic: c.want.Type, act: dev.Activation(c.want.Type), tolerance: c.want.Tolerance,
+		arithmetic: c.arithmetic.Type, act: dev.Activation(c.arithmetic.Type), tolerance: c.arithmetic.Tolerance,
 		format: c.format,
 	}
 	defer e.release()

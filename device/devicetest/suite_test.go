@@ -22,11 +22,13 @@ func seed(t *testing.T) uint64 {
 
 // TestNaive: the simplest device passes.
 func TestNaive(t *testing.T) {
+	t.Parallel()
 	Run(t, Options{Seed: seed(t), BatchInvariant: true}, func(testing.TB) device.Device { return &naive{} })
 }
 
 // TestMutants: the same device with one mistake fails the check named.
 func TestMutants(t *testing.T) {
+	t.Parallel()
 	base := seed(t)
 	for _, m := range mutants {
 		t.Run(strings.ReplaceAll(m.bug, " ", "-"), func(t *testing.T) {
