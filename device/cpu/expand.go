@@ -80,8 +80,7 @@ func (d *Device) ExpandKV(kv device.Memory, ca device.Cache, layer int, kw devic
 		panic(fmt.Sprintf("cpu: ExpandKV: cached latents of %d for kv_b of %d", c.spec.Latent, w.latent))
 	}
 	e := newExpansion("ExpandKV", kv, w, c.spec.Rope)
-	mr := d.k.Rows
-	most := max(1, 224/mr) * mr
+	most := max(1, 224/d.k.Rows) * d.k.Rows
 	d.shared.reset()
 	var pieces []piece
 	for _, r := range ranges {
@@ -93,7 +92,7 @@ func (d *Device) ExpandKV(kv device.Memory, ca device.Cache, layer int, kw devic
 			n := min(most, r.To-from)
 			pieces = append(pieces, piece{
 				seq: &d.step.Seqs[r.Seq], pos: from, slot: r.Keys + from - r.From, n: n,
-				c: d.shared.floats((n + mr - 1) / mr * mr * w.latent),
+				c: d.shared.floats(d.packedLen(n, w.latent)),
 			})
 		}
 	}

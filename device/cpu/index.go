@@ -78,9 +78,9 @@ func (d *Device) IndexScores(scores, q, weights device.Tensor, ca device.Cache, 
 	d.parallel(len(items), func(ws *arena, i int) {
 		it := &items[i]
 		seq := &d.step.Seqs[it.run.Seq]
-		m, mr := (it.r1-it.r0)*heads, d.k.Rows
+		m := (it.r1 - it.r0) * heads
 		top := it.first + it.r0
-		pq := ws.floats((m + mr - 1) / mr * mr * n)
+		pq := ws.floats(d.packedLen(m, n))
 		d.packRows(ws, pq, operand{x: x[top*heads*n:], ld: n}, 0, m, 0, n)
 		s, buf := ws.floats(m*pageTokens), ws.floats(n*pageTokens)
 		var sum [pageTokens]float32

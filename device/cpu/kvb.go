@@ -49,11 +49,11 @@ func (d *Device) LoadKVB(arithmetic device.DType, heads, nope, value int, w devi
 	if w.Type == device.F8E4M3 && !headsAlign(heads, nope, value) {
 		w = widen(w)
 	}
-	matrices := make([][]device.MatrixSource, 2*heads)
+	matrices := make([]stack, 2*heads)
 	d.parallel(heads, func(_ *arena, h int) {
 		from := h * (nope + value)
-		matrices[h] = []device.MatrixSource{transposeSource(rowsOfSource(w, from, nope))}
-		matrices[heads+h] = []device.MatrixSource{rowsOfSource(w, from+nope, value)}
+		matrices[h].parts = []device.MatrixSource{transposeSource(rowsOfSource(w, from, nope))}
+		matrices[heads+h].parts = []device.MatrixSource{rowsOfSource(w, from+nope, value)}
 	})
 	ws, err := d.pack(arithmetic, matrices)
 	if err != nil {

@@ -175,15 +175,57 @@ func (d *Device) chooseForm(arithmetic device.DType, parts []device.MatrixSource
 	return formF32
 }
 
-// pack checks and packs matrices, each the stacked rows of its parts, into one
-// block of memory.
-func (d *Device) pack(arithmetic device.DType, matrices [][]device.MatrixSource) ([]packed, error) {
+// stack is a matrix to pack: the rows of its parts, one part after the other, or
+// with alternate their panels in turns (all parts have the same rows).
+type stack struct {
+	parts     []device.MatrixSource
+	alternate bool
+}
+
+// layout returns the stack's packed matrix, without memory.
+func (s *stack) layout(f form) (packed, error) {
+	out, in := 0, s.parts[0].Cols
+	for _, p := range s.parts {
+		if p.Cols != in {
+			return packed{}, fmt.Errorf("cpu: load %s: %d columns under %s with %d", p.Name, p.Cols, s.parts[0].Name, in)
+		}
+		if s.alternate {
+			out += (p.Rows + kern.N - 1) / kern.N * kern.N
+		} else {
+			out += p.Rows
+		}
+	}
+	return layout(f, out, in), nil
+}
+
+// fill packs panel j of w.
+func (s *stack) fill(w *packed, j int) error {
+	if s.alternate {
+		p := s.parts[j%len(s.parts)]
+		j0 := j / len(s.parts) * kern.N
+		return w.fill(j, 0, p, j0, min(j0+kern.N, p.Rows))
+	}
+	top := 0 // output of the first row of the part
+	for _, p := range s.parts {
+		from, to := max(j*kern.N, top), min((j+1)*kern.N, top+p.Rows)
+		if from < to {
+			if err := w.fill(j, from-j*kern.N, p, from-top, to-top); err != nil {
+				return err
+			}
+		}
+		top += p.Rows
+	}
+	return nil
+}
+
+// pack checks and packs matrices into one block of memory.
+func (d *Device) pack(arithmetic device.DType, matrices []stack) ([]packed, error) {
 	if arithmetic != device.F32 && arithmetic != device.BF16 {
 		panic(fmt.Sprintf("cpu: load: arithmetic in %v", arithmetic))
 	}
 	var sources []device.MatrixSource
-	for _, parts := range matrices {
-		sources = append(sources, parts...)
+	for _, m := range matrices {
+		sources = append(sources, m.parts...)
 	}
 	errs := make([]error, len(sources))
 	d.parallel(len(sources), func(_ *arena, i int) { errs[i] = checkSource(sources[i]) })
@@ -195,17 +237,14 @@ func (d *Device) pack(arithmetic device.DType, matrices [][]device.MatrixSource)
 	var todo []panel
 	var size int64
 	ws := make([]packed, len(matrices))
-	for i, parts := range matrices {
-		out, in := 0, parts[0].Cols
-		for _, p := range parts {
-			if p.Cols != in {
-				return nil, fmt.Errorf("cpu: load %s: %d columns under %s with %d", p.Name, p.Cols, parts[0].Name, in)
-			}
-			out += p.Rows
+	for i := range matrices {
+		w, err := matrices[i].layout(d.chooseForm(arithmetic, matrices[i].parts))
+		if err != nil {
+			return nil, err
 		}
-		ws[i] = layout(d.chooseForm(arithmetic, parts), out, in)
-		size += ws[i].bytes()
-		for j := range ws[i].panels() {
+		ws[i] = w
+		size += w.bytes()
+		for j := range w.panels() {
 			todo = append(todo, panel{i, j})
 		}
 	}
@@ -219,28 +258,13 @@ func (d *Device) pack(arithmetic device.DType, matrices [][]device.MatrixSource)
 	}
 	errs = make([]error, len(todo))
 	d.parallel(len(todo), func(_ *arena, i int) {
-		errs[i] = fillPanel(&ws[todo[i].matrix], todo[i].index, matrices[todo[i].matrix])
+		errs[i] = matrices[todo[i].matrix].fill(&ws[todo[i].matrix], todo[i].index)
 	})
 	if err := first(errs); err != nil {
 		mem.Free()
 		return nil, fmt.Errorf("cpu: load: %w", err)
 	}
 	return ws, nil
-}
-
-// fillPanel packs panel j of the stacked rows of parts.
-func fillPanel(w *packed, j int, parts []device.MatrixSource) error {
-	top := 0 // output of the first row of the part
-	for _, p := range parts {
-		from, to := max(j*kern.N, top), min((j+1)*kern.N, top+p.Rows)
-		if from < to {
-			if err := w.fill(j, from-j*kern.N, p, from-top, to-top); err != nil {
-				return err
-			}
-		}
-		top += p.Rows
-	}
-	return nil
 }
 
 func first(errs []error) error {
@@ -264,7 +288,7 @@ func (d *Device) LoadMatrix(arithmetic device.DType, parts ...device.MatrixSourc
 	if len(parts) == 0 {
 		return nil, errors.New("cpu: load: a matrix without parts")
 	}
-	ws, err := d.pack(arithmetic, [][]device.MatrixSource{parts})
+	ws, err := d.pack(arithmetic, []stack{{parts: parts}})
 	if err != nil {
 		return nil, err
 	}

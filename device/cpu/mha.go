@@ -96,10 +96,11 @@ func (d *Device) MHA(out, lse, q device.Tensor, kv device.Memory, kw device.KVB,
 // attend computes one item.
 func (d *Device) attend(ws *arena, a *mhaArgs, it *mhaItem, mask *selection) {
 	e, run := &a.kv, it.run
-	m, mr := it.r1-it.r0, d.k.Rows
+	m := it.r1 - it.r0
+	mr := d.height(m)
 	head := e.dn + e.dr
 	top := (run.Row + it.r0) * e.heads
-	pq := ws.floats((m + mr - 1) / mr * mr * head)
+	pq := ws.floats(d.packedLen(m, head))
 	d.packRows(ws, pq, operand{x: a.q[(top+it.head)*head:], ld: e.heads * head}, 0, m, 0, head)
 
 	panels := e.panels()
@@ -121,7 +122,7 @@ func (d *Device) attend(ws *arena, a *mhaArgs, it *mhaItem, mask *selection) {
 			if seen <= from {
 				continue
 			}
-			d.attendBlock(e, a.scale, it, mask, pq[g*head:], s, lds, acc[g*lda:], states[g:g+n], g, from, min(to, seen))
+			d.attendBlock(e, a.scale, it, mask, pq[g/mr*stride(mr)*head:], stride(mr), s, lds, acc[g*lda:], states[g:g+n], g, from, min(to, seen))
 		}
 		from = to
 	}
@@ -137,7 +138,7 @@ func (d *Device) attend(ws *arena, a *mhaArgs, it *mhaItem, mask *selection) {
 
 // attendBlock adds the keys [from, to), all in one block, to the rows
 // g.. of an item, at most as many as the kernels take at once.
-func (d *Device) attendBlock(e *expansion, scale float32, it *mhaItem, mask *selection, pq, s []float32, lds int, acc []float32, states []online, g, from, to int) {
+func (d *Device) attendBlock(e *expansion, scale float32, it *mhaItem, mask *selection, pq []float32, ldq int, s []float32, lds int, acc []float32, states []online, g, from, to int) {
 	run, m := it.run, len(states)
 	slot := run.Keys + from - run.KeyFrom
 	skip := slot % kern.N // columns of s before the first key
@@ -145,9 +146,9 @@ func (d *Device) attendBlock(e *expansion, scale float32, it *mhaItem, mask *sel
 	tile := slot / kern.N
 	for j := 0; j < skip+keys; j += kern.N {
 		zero(s[j:], lds, m, kern.N)
-		d.k.Gemm(m, e.dn, pq, 1, d.k.Rows, e.keyTile(it.head, tile+j/kern.N), kern.N, s[j:], lds)
+		d.k.Gemm(m, e.dn, pq, 1, ldq, e.keyTile(it.head, tile+j/kern.N), kern.N, s[j:], lds)
 		if e.dr > 0 {
-			d.k.Gemm(m, e.dr, pq[e.dn*d.k.Rows:], 1, d.k.Rows, e.ropeTile(tile+j/kern.N), kern.N, s[j:], lds)
+			d.k.Gemm(m, e.dr, pq[e.dn*ldq:], 1, ldq, e.ropeTile(tile+j/kern.N), kern.N, s[j:], lds)
 		}
 	}
 	lda := e.panels() * kern.N

@@ -7,18 +7,19 @@ import (
 	"latent/device/cpu/kern"
 )
 
-// experts implements device.Experts.
+// experts implements device.Experts. The panels of gate and up alternate in one
+// matrix: outputs 64p.. of gateUp are outputs 32p.. of gate, then those of up.
 type experts struct {
-	hidden, inner  int
-	gate, up, down []packed // by expert
+	hidden, inner int
+	gateUp, down  []packed // by expert
 }
 
-func (e *experts) Count() int { return len(e.gate) }
+func (e *experts) Count() int { return len(e.down) }
 
 func (e *experts) Bytes() int64 {
 	var n int64
-	for i := range e.gate {
-		n += e.gate[i].bytes() + e.up[i].bytes() + e.down[i].bytes()
+	for i := range e.down {
+		n += e.gateUp[i].bytes() + e.down[i].bytes()
 	}
 	return n
 }
@@ -30,7 +31,7 @@ func (d *Device) LoadExperts(arithmetic device.DType, sources []device.ExpertSou
 		return nil, fmt.Errorf("cpu: load: a layer without experts")
 	}
 	e := &experts{hidden: sources[0].Gate.Cols, inner: sources[0].Gate.Rows}
-	matrices := make([][]device.MatrixSource, 0, 3*n)
+	var matrices []stack
 	for _, s := range sources {
 		for _, w := range []struct {
 			src       device.MatrixSource
@@ -39,15 +40,15 @@ func (d *Device) LoadExperts(arithmetic device.DType, sources []device.ExpertSou
 			if w.src.Rows != w.rows || w.src.Cols != w.col {
 				return nil, fmt.Errorf("cpu: load %s: [%d, %d], want [%d, %d] like the other experts", w.src.Name, w.src.Rows, w.src.Cols, w.rows, w.col)
 			}
-			matrices = append(matrices, []device.MatrixSource{w.src})
 		}
+		matrices = append(matrices, stack{parts: []device.MatrixSource{s.Gate, s.Up}, alternate: true}, stack{parts: []device.MatrixSource{s.Down}})
 	}
 	ws, err := d.pack(arithmetic, matrices)
 	if err != nil {
 		return nil, err
 	}
 	for i := range n {
-		e.gate, e.up, e.down = append(e.gate, ws[3*i]), append(e.up, ws[3*i+1]), append(e.down, ws[3*i+2])
+		e.gateUp, e.down = append(e.gateUp, ws[2*i]), append(e.down, ws[2*i+1])
 	}
 	return e, nil
 }
@@ -126,29 +127,26 @@ func (d *Device) MoE(dst, src, ids, weights device.Tensor, ex device.Experts) {
 	chosen, w := ints("MoE", "ids", ids), floats("MoE", "weights", weights)
 
 	d.shared.reset()
-	a := assign(&d.shared, chosen, ke, len(e.gate))
+	a := assign(&d.shared, chosen, ke, e.Count())
 	pairs := len(chosen)
 	// Rows of a power of two would share cache sets.
 	ldh := (e.inner+15)&^15 + 16
 	h := d.shared.floats(pairs * ldh)
 	y := d.shared.floats(pairs * e.hidden)
 
-	items := d.expertItems(&a, e.gate)
+	items := d.expertItems(&a, e.gateUp)
 	d.parallel(len(items), func(ws *arena, i int) {
 		x := items[i].expert
 		r0, r1, p0, p1 := items[i].tiling.item(items[i].item)
-		n := min(e.inner, p1*kern.N) - p0*kern.N
-		top := int(a.start[x])
-		op := operand{x: in, ld: e.hidden, rows: a.rows[top:]}
-		g := h[(top+r0)*ldh+p0*kern.N:]
-		u := ws.floats((r1 - r0) * n)
-		zero(g, ldh, r1-r0, n)
-		clear(u)
-		d.multiply(ws, &e.gate[x], op, r0, r1, p0, p1, g, ldh)
-		d.multiply(ws, &e.up[x], op, r0, r1, p0, p1, u, n)
-		for r := range r1 - r0 {
-			g := g[r*ldh:][:n]
-			d.k.SiluMul(g, g, u[r*n:])
+		top, n := int(a.start[x]), (p1-p0)*kern.N
+		g := ws.floats((r1 - r0) * n)
+		clear(g)
+		d.multiply(ws, &e.gateUp[x], operand{x: in, ld: e.hidden, rows: a.rows[top:]}, r0, r1, p0, p1, g, n)
+		for r := r0; r < r1; r++ {
+			for c := p0 / 2 * kern.N; c < min(p1/2*kern.N, e.inner); c += kern.N {
+				d.k.SiluMul(h[(top+r)*ldh+c:], g[:min(kern.N, e.inner-c)], g[kern.N:])
+				g = g[2*kern.N:]
+			}
 		}
 	})
 

@@ -20,9 +20,6 @@ func (a *operand) row(i int) []float32 {
 }
 
 const (
-	// fewRows is the number of rows up to which products read the packed
-	// weights directly instead of unpacking them to float32 first.
-	fewRows = 6
 	// depth is how many k are unpacked and multiplied at once: rows of a block
 	// of A and a panel of B of this depth share the first-level cache.
 	depth = 256
@@ -31,11 +28,24 @@ const (
 )
 
 // tiling divides products with a weight into items: blocks of rows times groups
-// of panels.
+// of an even number of panels (or what remains).
 type tiling struct {
 	rows, out            int
 	rowBlock, panelBlock int
 	rowBlocks, groups    int
+}
+
+// few returns the number of rows up to which a product reads the packed weights
+// directly, several times if need be, instead of unpacking them to float32
+// first (measured on Cascade Lake).
+func (w *packed) few() int {
+	switch w.form {
+	case formF32:
+		return 4
+	case formF8:
+		return 8
+	}
+	return 16
 }
 
 // items returns the number of items.
@@ -51,27 +61,36 @@ func (t *tiling) item(i int) (r0, r1, p0, p1 int) {
 func (d *Device) tile(rows int, w *packed) tiling {
 	t := tiling{rows: rows, out: w.out}
 	panels, threads := w.panels(), d.team.size()
-	if rows <= fewRows {
+	if rows <= w.few() {
 		// Bound by reading w: four items a thread, of 32 KiB or more.
 		size := int(w.bytes()) / panels
 		t.rowBlock = max(1, rows)
-		t.panelBlock = max(1, (32<<10)/size, (panels+4*threads-1)/(4*threads))
+		t.panelBlock = (max(1, (32<<10)/size, (panels+4*threads-1)/(4*threads)) + 1) &^ 1
 	} else {
 		// Bound by arithmetic: unpacking pays with many rows, packing the
 		// activations with many panels.
-		t.rowBlock = (rows + d.k.Rows - 1) / d.k.Rows * d.k.Rows
-		if most := 8 * d.k.Rows; t.rowBlock > most {
-			n := (t.rowBlock + most - 1) / most
-			t.rowBlock = ((rows+n-1)/n + d.k.Rows - 1) / d.k.Rows * d.k.Rows
+		t.panelBlock, t.rowBlock = 16, d.rowBlock(rows, 16)
+		items := func() int {
+			return (rows + t.rowBlock - 1) / t.rowBlock * ((panels + t.panelBlock - 1) / t.panelBlock)
 		}
-		t.panelBlock = 16
-		for t.panelBlock > 2 && (rows+t.rowBlock-1)/t.rowBlock*((panels+t.panelBlock-1)/t.panelBlock) < 4*threads {
+		for t.panelBlock > 4 && items() < 4*threads {
 			t.panelBlock /= 2
+		}
+		for n := 8; n >= 2 && items() < 4*threads; n /= 2 {
+			t.rowBlock = d.rowBlock(rows, n)
 		}
 	}
 	t.rowBlocks = (rows + t.rowBlock - 1) / t.rowBlock
 	t.groups = (panels + t.panelBlock - 1) / t.panelBlock
 	return t
+}
+
+// rowBlock divides rows evenly into blocks of at most n times what the kernels
+// take at once.
+func (d *Device) rowBlock(rows, n int) int {
+	most := n * d.k.Rows
+	count := (rows + most - 1) / most
+	return min(most, ((rows+count-1)/count+d.k.Rows-1)/d.k.Rows*d.k.Rows)
 }
 
 // multiply adds rows [r0, r1) of a times the panels [p0, p1) of w to y: row r0
@@ -82,7 +101,7 @@ func (d *Device) multiply(ws *arena, w *packed, a operand, r0, r1, p0, p1 int, y
 	case n <= 0 || r0 >= r1:
 	case w.form == formPair:
 		d.multiplyPairs(ws, w, a, r0, r1, p0, n, y, ldy)
-	case r1-r0 <= fewRows:
+	case r1-r0 <= w.few():
 		d.multiplyFew(ws, w, a, r0, r1, p0, n, y, ldy)
 	default:
 		d.multiplyMany(ws, w, a, r0, r1, p0, n, y, ldy)
@@ -126,8 +145,8 @@ func (d *Device) multiplyPairs(ws *arena, w *packed, a operand, r0, r1, p0, n in
 // multiplyMany packs the activations and unpacks the weights, depth values of k
 // at a time.
 func (d *Device) multiplyMany(ws *arena, w *packed, a operand, r0, r1, p0, n int, y []float32, ldy int) {
-	m, mr := r1-r0, d.k.Rows
-	pa := ws.floats((m + mr - 1) / mr * mr * min(depth, w.in))
+	m := r1 - r0
+	pa := ws.floats(d.packedLen(m, min(depth, w.in)))
 	var b []float32
 	if w.form != formF32 {
 		b = ws.floats(min(depth, w.in) * kern.N)
@@ -156,37 +175,58 @@ func (d *Device) unpack(b []float32, w *packed, panel, k0, k1 int) []float32 {
 	return b
 }
 
+// height returns the rows of a block of packed rows: at most what the kernels
+// take at once, and such that the last of m rows are not left to a small block,
+// which is as slow as a large one.
+func (d *Device) height(m int) int {
+	n := (m + d.k.Rows - 1) / d.k.Rows
+	return (m + n - 1) / n
+}
+
+// stride returns the distance of consecutive k in a block of packed rows of
+// height h: transposing works on blocks of 8 rows.
+func stride(h int) int { return (h + 7) &^ 7 }
+
+// packedLen returns the length of m packed rows of k values.
+func (d *Device) packedLen(m, k int) int {
+	h := d.height(m)
+	return (m + h - 1) / h * stride(h) * k
+}
+
 // packRows writes columns [k0, k1) of rows [r0, r1) of a to dst in blocks of
-// kern's Rows rows, each [k1−k0, Rows], for product.
+// height h rows, each [k1−k0][stride(h)], for product.
 func (d *Device) packRows(ws *arena, dst []float32, a operand, r0, r1, k0, k1 int) {
-	mr, k := d.k.Rows, k1-k0
-	var gathered []float32
-	for r := r0; r < r1; r += mr {
-		m := min(mr, r1-r)
+	h, k := d.height(r1-r0), k1-k0
+	s := stride(h)
+	var rows []float32
+	for r := r0; r < r1; r += h {
 		src, ld := a.row(r)[k0:], a.ld
-		if a.rows != nil {
-			if gathered == nil {
-				gathered = ws.floats(mr * k)
+		// Rows after the block may be anything, but must exist.
+		if a.rows != nil || len(src) < (s-1)*ld+k {
+			if rows == nil {
+				rows = ws.floats(s * k)
 			}
-			for i := range m {
-				copy(gathered[i*k:][:k], a.row(r + i)[k0:])
+			for i := range min(h, r1-r) {
+				copy(rows[i*k:][:k], a.row(r + i)[k0:])
 			}
-			src, ld = gathered, k
+			src, ld = rows, k
 		}
-		d.k.Transpose(dst, mr, src, ld, m, k)
-		dst = dst[mr*k:]
+		d.k.Transpose(dst, s, src, ld, s, k)
+		dst = dst[s*k:]
 	}
 }
 
 // product adds A·B to C [m, n], n <= 32, for A packed by packRows.
 func (d *Device) product(m, n, k int, pa, b []float32, ldb int, c []float32, ldc int) {
-	mr := d.k.Rows
-	for i := 0; i < m; i += mr {
+	h := d.height(m)
+	s := stride(h)
+	for i := 0; i < m; i += h {
 		if n == kern.N {
-			d.k.Gemm(min(mr, m-i), k, pa[i*k:], 1, mr, b, ldb, c[i*ldc:], ldc)
+			d.k.Gemm(min(h, m-i), k, pa, 1, s, b, ldb, c[i*ldc:], ldc)
 		} else {
-			d.k.GemmN(min(mr, m-i), n, k, pa[i*k:], 1, mr, b, ldb, c[i*ldc:], ldc)
+			d.k.GemmN(min(h, m-i), n, k, pa, 1, s, b, ldb, c[i*ldc:], ldc)
 		}
+		pa = pa[s*k:]
 	}
 }
 
