@@ -269,7 +269,7 @@ func TestGemmBF16(t *testing.T) {
 						exact++
 					}
 					total++
-					if tol := size * float64(k) * 0x1p-24; math.Abs(float64(got)-sum) > tol || math.Abs(float64(got-twin)) > tol {
+					if tol := size * float64(k+4) * 0x1p-24; math.Abs(float64(got)-sum) > tol || math.Abs(float64(got-twin)) > tol {
 						t.Fatalf("m %d n %d k %d: element (%d, %d) is %v; twin %v, float64 %v ± %v", m, n, k, i, j, got, twin, sum, tol)
 					}
 				}
