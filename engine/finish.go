@@ -130,9 +130,6 @@ func (e *Engine) end(s *sequence, event Event) {
 		e.running = slices.DeleteFunc(e.running, is)
 		e.waiting = slices.DeleteFunc(e.waiting, is)
 		e.releasePages(s)
-		if s.index == 0 {
-			r.prefilled = true // the other choices need not wait for it
-		}
 		r.live--
 		e.totals.Finished[event.Finish]++
 	}
@@ -143,11 +140,10 @@ func (e *Engine) end(s *sequence, event Event) {
 	r.stream.send(event)
 }
 
-// releasePages lets go of a sequence's pages. What it computed stays in the
-// tree as long as there is room: the next turn of a conversation, or the
-// sequence itself if it was preempted, will find it.
+// releasePages lets go of a sequence's pages. The full ones are in the tree and
+// stay there as long as there is room: the next turn of a conversation, or the
+// sequence itself if it was preempted, will find them.
 func (e *Engine) releasePages(s *sequence) {
-	e.cache.Insert(s.req.CacheSalt, s.tokens[:s.done], s.pages)
 	e.cache.Release(s.pages)
 	s.pages = nil
 }

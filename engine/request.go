@@ -117,7 +117,7 @@ type request struct {
 	stream  *Stream
 	detach  func() bool // from the context
 
-	prefilled bool    // the prompt is computed, or the first choice has ended
+	prefilled bool    // the first choice has computed the prompt
 	probs     []Token // of the prompt, as far as known
 	probsSent bool
 

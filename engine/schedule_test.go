@@ -84,7 +84,7 @@ func cutAt(r *Request, text, shown string) (string, bool) {
 
 // randomRequest draws a request; prompts share prefixes.
 func randomRequest(random *rand.Rand, limit int) *Request {
-	r := &Request{Params: sample.Defaults(), N: 1 + random.IntN(4)*random.IntN(2), MaxTokens: random.IntN(180)}
+	r := &Request{Params: sample.Defaults(), Explain: true, N: 1 + random.IntN(4)*random.IntN(2), MaxTokens: random.IntN(180)}
 	for len(r.Prompt) == 0 {
 		for range 1 + random.IntN(3) {
 			letter := random.Int32N(3)
@@ -141,6 +141,9 @@ func newAnswer(r *Request, s *Stream) *answer {
 }
 
 func (a *answer) take(e Event) {
+	if a.finish[e.Choice] != NotFinished {
+		a.text[e.Choice] += " (more after the end)"
+	}
 	a.text[e.Choice] += e.Text
 	for _, tok := range e.Tokens {
 		a.ids[e.Choice] = append(a.ids[e.Choice], tok.ID)
@@ -262,6 +265,9 @@ func TestRandomSchedules(t *testing.T) {
 			if random.IntN(200) == 0 {
 				e.cache.Flush()
 			}
+			if n := len(e.running); n > 0 && random.IntN(40) == 0 {
+				e.preempt(e.running[n-1])
+			}
 			e.add(false)
 			e.turn()
 			if err := checkInvariants(e); err != nil {
@@ -286,6 +292,9 @@ func TestRandomSchedules(t *testing.T) {
 			}
 			if err := a.check(c.limit()); err != nil {
 				fail("request %d: %v\n%+v", i, err, a.request)
+			}
+			if err := checkDecisions(a.last.Usage); err != nil {
+				fail("request %d: %v", i, err)
 			}
 		}
 		e.publish()

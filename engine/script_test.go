@@ -23,6 +23,7 @@ import (
 //	cancel ID          through Engine.Cancel
 //	disconnect ID      through the request's context
 //	step [N]           takes N turns; shows the rows of the step and the events
+//	skip N             takes N turns and shows nothing
 //	run                takes turns until nothing is left; shows events only
 //	fail               makes the model return an error from now on
 //	flush              asks for the prefix cache to be flushed
@@ -132,6 +133,12 @@ func (s *script) command(t *testing.T, d *datadriven.TestData) {
 			s.turn()
 		}
 		s.memory()
+	case "skip":
+		turns, _ := strconv.Atoi(name)
+		for range turns {
+			s.turn()
+		}
+		s.out.Reset()
 	case "run":
 		for len(s.engine.live) > 0 {
 			before := s.out.Len()

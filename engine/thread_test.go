@@ -35,7 +35,6 @@ func TestConcurrentUse(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, uint64(client)))
 			for range 6 {
 				r := randomRequest(random, c.limit())
-				r.Explain = true
 				ctx, cancel := context.WithCancel(t.Context())
 				stream, err := e.Submit(ctx, r)
 				if err != nil {
@@ -251,6 +250,28 @@ func TestContextCancelsRequest(t *testing.T) {
 	})
 }
 
+// TestEndedRequestLetsGoOfContext wants no news of a context whose request has
+// ended: contexts may live as long as a server.
+func TestEndedRequestLetsGoOfContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, _ := testConfig(t, 4)
+		e, err := newEngine(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		submit(t, e, ctx, sayX(1))
+		e.add(false)
+		e.turn()
+		checkRest(t, e)
+		cancel()
+		synctest.Wait()
+		if len(e.cancelled) != 0 {
+			t.Error("the end of a context cancelled a request that had ended")
+		}
+	})
+}
+
 func TestCloseDrains(t *testing.T) {
 	inBubble(t, 4, func(t *testing.T, e *Engine, _ *pagedModel) {
 		quick, slow := submit(t, e, t.Context(), sayX(3)), submit(t, e, t.Context(), sayX(100))
@@ -359,8 +380,10 @@ func (d *panickyDetok) Add(id int32) string {
 
 func TestPanicOfOneRequestIsItsOwn(t *testing.T) {
 	c, _ := testConfig(t, 8)
-	c.Detokenizer = func(skipSpecial bool) Detokenizer {
-		if skipSpecial {
+	first := true
+	c.Detokenizer = func(bool) Detokenizer {
+		if first { // the first choice of the bad request
+			first = false
 			return new(panickyDetok)
 		}
 		return new(fakeDetok)
@@ -370,18 +393,18 @@ func TestPanicOfOneRequestIsItsOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	bad, good := sayX(9), sayX(9)
-	bad.SkipSpecial, bad.N = true, 2
+	bad.N = 2
 	b, g := submit(t, e, t.Context(), bad), submit(t, e, t.Context(), good)
-	tokens := 0
+	answer := newAnswer(bad, b)
 	for ev := range b.All() {
-		tokens += len(ev.Tokens)
+		answer.take(ev)
 		var panicked *PanicError
 		if ev.Finish != NotFinished && (!errors.As(ev.Err, &panicked) || panicked.Value != "bad token") {
 			t.Errorf("choice %d of the bad request ended with %q, %v", ev.Choice, ev.Finish, ev.Err)
 		}
 	}
-	if tokens != 4 {
-		t.Errorf("the bad request had %d tokens, want 2 of each choice", tokens)
+	if answer.text[0] != "xx" || answer.text[1] != "xx" { // the other choice's third token is dropped
+		t.Errorf("the bad request said %q", answer.text)
 	}
 	text := ""
 	for ev := range g.All() {
