@@ -176,7 +176,11 @@ func (d *Device) loadRecord(dst []float32, c *cache, layer, slot int) {
 			d.k.F32FromF8(dst[from:to], src[from:to], math.Float32frombits(binary.LittleEndian.Uint32(scales)))
 			scales = scales[4:]
 		}
-		for i := range c.spec.Rope {
+		if r%2 == 0 {
+			d.k.F32FromBF16(dst[r:c.width()], cast[uint16](scales))
+			return
+		}
+		for i := range c.spec.Rope { // not aligned
 			dst[r+i] = device.F32FromBF16(binary.LittleEndian.Uint16(scales[2*i:]))
 		}
 	}

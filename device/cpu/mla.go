@@ -134,19 +134,26 @@ func (d *Device) mlaItems(a *mlaArgs, sel device.Selection, runs []device.Run) [
 func (d *Device) latentBlocks(ws *arena, a *mlaArgs, it *mlaItem, done func(block int)) {
 	c := a.cache
 	width, n := c.width(), (it.r1-it.r0)*a.heads
-	// The queries of all rows and heads are columns: panels [R+dr][32].
-	panels := (n + kern.N - 1) / kern.N
-	qt := ws.floats(panels * width * kern.N)
-	q := a.q[(it.first+it.r0)*a.heads*width:]
-	for p := range panels {
-		m := min(kern.N, n-p*kern.N)
-		d.k.Transpose(qt[p*width*kern.N:], kern.N, q[p*kern.N*width:], width, m, width)
-	}
 	b := &latentBlock{
-		qt: qt, n: n,
-		records: ws.floats(keyBlock * width),
-		st:      ws.floats(keyBlock * kern.N),
-		ld:      keyBlock + 16, // no two rows in the same cache sets
+		n:      n,
+		copied: ws.floats(keyBlock * width),
+		st:     ws.floats(keyBlock * kern.N),
+		ld:     keyBlock + 16, // no two rows in the same cache sets
+	}
+	q := a.q[(it.first+it.r0)*a.heads*width:]
+	if b.few() {
+		size := d.packedLen(n, scoreDepth)
+		b.queries = ws.floats((width + scoreDepth - 1) / scoreDepth * size)
+		for k := 0; k < width; k += scoreDepth {
+			d.packRows(ws, b.queries[k/scoreDepth*size:], operand{x: q, ld: width}, 0, n, k, min(k+scoreDepth, width))
+		}
+	} else {
+		panels := (n + kern.N - 1) / kern.N
+		b.queries = ws.floats(panels * width * kern.N)
+		for p := range panels {
+			m := min(kern.N, n-p*kern.N)
+			d.k.Transpose(b.queries[p*width*kern.N:], kern.N, q[p*kern.N*width:], width, m, width)
+		}
 	}
 	b.s = ws.floats(n * b.ld)
 	for blk := it.b0; blk < it.b1; blk++ {
@@ -157,39 +164,109 @@ func (d *Device) latentBlocks(ws *arena, a *mlaArgs, it *mlaItem, done func(bloc
 
 // latentBlock is the scratch memory for a block of keys.
 type latentBlock struct {
-	qt      []float32 // queries, panels [R+dr][32]
-	n       int       // queries: rows times heads
-	records []float32 // [keyBlock, R+dr]
-	st      []float32 // scores of a panel of queries, [keyBlock][32]
+	n int // queries: rows times heads
+	// queries are panels [R+dr][32] for scoreMany, and packed rows, scoreDepth k
+	// at a time, for scoreFew.
+	queries []float32
+	copied  []float32 // [keyBlock, R+dr]
+	list    [keyBlock/pageTokens + 1]records
+	st      []float32 // [keyBlock][32]: scores of a panel of queries, or some keys
 	s       []float32 // scores, then weights, [n, ld]
 	ld      int
 }
 
-// latentBlock computes the partial result of one block of keys.
-func (d *Device) latentBlock(a *mlaArgs, it *mlaItem, b *latentBlock, blk int) {
-	c, seq := a.cache, &d.step.Seqs[it.run.Seq]
-	width, r := c.width(), c.spec.Latent
-	base := blk * keyBlock // first position, or first index into the picks
-	from, to := base, 0
-	if it.picks != nil {
-		to = min(base+keyBlock, len(it.picks))
-		for i, p := range it.picks[from:to] {
-			d.loadRecord(b.records[i*width:], c, a.layer, slot(seq, int(p)))
-		}
-	} else {
-		first, last := visible(it.run, it.r1-1)
-		from, to = max(base, first), min(base+keyBlock, last)
-		d.loadRecords(b.records, width, c, a.layer, seq, from, to-from)
-	}
-	keys := to - from
+// records is a number of consecutive cached records [n, R+dr] as float32.
+type records struct {
+	x []float32
+	n int
+}
 
-	// Scores: keys are rows and queries are columns, which makes one row with
-	// all its heads a good product; then transposed for the softmax.
+// load returns the records of an item's keys [from, to), which lie in one block:
+// of positions, or of indices into its picks. Records that are stored as
+// float32 are used where they are, unless they are picked; but for few queries
+// the copy pays, because it reads memory in order.
+func (b *latentBlock) load(d *Device, a *mlaArgs, it *mlaItem, from, to int) []records {
+	c, seq := a.cache, &d.step.Seqs[it.run.Seq]
+	width := c.width()
+	if it.picks != nil {
+		for i, p := range it.picks[from:to] {
+			d.loadRecord(b.copied[i*width:], c, a.layer, slot(seq, int(p)))
+		}
+	} else if c.spec.Format == device.CacheF32 && !b.few() {
+		list := b.list[:0]
+		for from < to {
+			n := min(to, (from/pageTokens+1)*pageTokens) - from
+			page := cast[float32](c.latent[a.layer][slot(seq, from)*c.record:][:n*c.record])
+			list = append(list, records{page, n})
+			from += n
+		}
+		return list
+	} else {
+		d.loadRecords(b.copied, width, c, a.layer, seq, from, to-from)
+	}
+	return append(b.list[:0], records{b.copied, to - from})
+}
+
+// scoreDepth is how many k of a product with queries are done at once, so that
+// the queries' panel stays in the first-level cache.
+const scoreDepth = 128
+
+// few tells whether the queries are the rows of a product rather than columns.
+func (b *latentBlock) few() bool { return b.n <= kern.N/2 }
+
+// scoreMany multiplies keys as rows with queries as columns, and transposes the
+// result.
+func (d *Device) scoreMany(b *latentBlock, width int, list []records, keys int) {
 	for p := 0; p*kern.N < b.n; p++ {
 		m := min(kern.N, b.n-p*kern.N)
 		zero(b.st, kern.N, keys, m)
-		d.gemm(keys, m, width, b.records, width, b.qt[p*width*kern.N:], kern.N, b.st, kern.N)
+		q, at := b.queries[p*width*kern.N:], 0
+		for _, rec := range list {
+			for k := 0; k < width; k += scoreDepth {
+				d.gemm(rec.n, m, min(scoreDepth, width-k), rec.x[k:], width, q[k*kern.N:], kern.N, b.st[at*kern.N:], kern.N)
+			}
+			at += rec.n
+		}
 		d.k.Transpose(b.s[p*kern.N*b.ld:], b.ld, b.st, kern.N, keys, m)
+	}
+}
+
+// scoreFew transposes keys, 32 at a time, and multiplies queries as rows with
+// them. Every score is the same chain as in scoreMany, but columns would be
+// wasted there.
+func (d *Device) scoreFew(b *latentBlock, width int, list []records) {
+	at := 0
+	for _, rec := range list {
+		for j := 0; j < rec.n; j += kern.N {
+			n := min(kern.N, rec.n-j)
+			zero(b.s[at:], b.ld, b.n, n)
+			for k := 0; k < width; k += scoreDepth {
+				depth := min(scoreDepth, width-k)
+				d.k.Transpose(b.st, kern.N, rec.x[j*width+k:], width, n, depth)
+				d.product(b.n, n, depth, b.queries[k/scoreDepth*d.packedLen(b.n, scoreDepth):], b.st, kern.N, b.s[at:], b.ld)
+			}
+			at += n
+		}
+	}
+}
+
+// latentBlock computes the partial result of one block of keys.
+func (d *Device) latentBlock(a *mlaArgs, it *mlaItem, b *latentBlock, blk int) {
+	width, r := a.cache.width(), a.cache.spec.Latent
+	from, to := blk*keyBlock, (blk+1)*keyBlock
+	if it.picks != nil {
+		to = min(to, len(it.picks))
+	} else {
+		first, last := visible(it.run, it.r1-1)
+		from, to = max(from, first), min(to, last)
+	}
+	keys := to - from
+	list := b.load(d, a, it, from, to)
+
+	if b.few() {
+		d.scoreFew(b, width, list)
+	} else {
+		d.scoreMany(b, width, list, keys)
 	}
 	for i := range b.n {
 		row := b.s[i*b.ld:][:keys]
@@ -210,7 +287,11 @@ func (d *Device) latentBlock(a *mlaArgs, it *mlaItem, b *latentBlock, blk int) {
 	}
 	clear(it.part)
 	for p := 0; p < r; p += kern.N {
-		d.gemm(b.n, min(kern.N, r-p), keys, b.s, b.ld, b.records[p:], width, it.part[p:], r)
+		at := 0
+		for _, rec := range list {
+			d.gemm(b.n, min(kern.N, r-p), rec.n, b.s[at:], b.ld, rec.x[p:], width, it.part[p:], r)
+			at += rec.n
+		}
 	}
 }
 

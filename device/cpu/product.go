@@ -39,13 +39,10 @@ type tiling struct {
 // directly, several times if need be, instead of unpacking them to float32
 // first (measured on Cascade Lake).
 func (w *packed) few() int {
-	switch w.form {
-	case formF32:
-		return 4
-	case formF8:
-		return 8
+	if w.form == formBF16 {
+		return 16
 	}
-	return 16
+	return 4
 }
 
 // items returns the number of items.
