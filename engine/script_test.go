@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -121,8 +122,10 @@ func (s *script) command(t *testing.T, d *datadriven.TestData) {
 	case "cancel":
 		fmt.Fprintln(&s.out, s.engine.Cancel(name))
 	case "disconnect":
+		before := s.pendingCancels()
 		s.hangup[name]()
-		for s.pendingCancels() == 0 { // the context's goroutine brings the news
+		for s.pendingCancels() == before { // the context's goroutine brings the news
+			runtime.Gosched()
 		}
 	case "step":
 		turns := 1
