@@ -4,9 +4,9 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
-	"unsafe"
 
 	"latent/device"
+	"latent/device/cpu/kern"
 )
 
 // selection implements device.Selection.
@@ -96,129 +96,122 @@ func (d *Device) SelectTopK(sel device.Selection, scores device.Tensor, topk int
 		if to > scores.Cols || s.form == device.SelectMask && to > 64*s.words {
 			panic(fmt.Sprintf("cpu: SelectTopK: %d visible keys in scores %s", to, shape(scores)))
 		}
-		s.choose(ws, items[i].run.Sel+items[i].row, in[i*scores.Cols:][:to], topk)
+		s.choose(d.k, ws, items[i].run.Sel+items[i].row, in[i*scores.Cols:][:to], topk)
 	})
 }
 
-// choose selects the min(topk, len(scores)) best of scores for row r. It reads
-// the scores three times: a histogram of the 11 leading bits of their ranks
-// finds the bin that the last selected score is in, the exact threshold is found
-// among the members of that bin, and what lies above the threshold is written in
-// order.
-func (s *selection) choose(ws *arena, r int, scores []float32, topk int) {
-	out := picks{}
+// choose selects the min(topk, len(scores)) best of scores for row r.
+func (s *selection) choose(k *kern.Kernels, ws *arena, r int, scores []float32, topk int) {
+	list := ws.ints(len(scores))
+	list = list[:best(k, list, scores, topk)]
 	if s.form == device.SelectMask {
-		out.mask = s.mask[r*s.words:][:s.words]
-		clear(out.mask)
-	} else {
-		out.indices = s.indices[r*s.topk:][:s.topk]
-		defer func() {
-			for i := out.n; i < s.topk; i++ {
-				out.indices[i] = -1
-			}
-		}()
-	}
-	if len(scores) <= topk {
-		for p := range scores {
-			out.add(p)
+		mask := s.mask[r*s.words:][:s.words]
+		clear(mask)
+		for _, p := range list {
+			mask[p/64] |= 1 << (p % 64)
 		}
 		return
 	}
-	above, equal := threshold(ws, scores, topk)
-	for p, x := range scores {
-		k := rank(x)
-		if k < above {
-			continue
+	out := s.indices[r*s.topk:][:s.topk]
+	for i := copy(out, list); i < len(out); i++ {
+		out[i] = -1
+	}
+}
+
+// best writes the positions of the topk best scores to list, ascending, and
+// returns how many there are; list has room for all positions. It finds the
+// topk-th best score by bisection over all float32 values, which takes 32 counts
+// at vector speed.
+func best(k *kern.Kernels, list []int32, scores []float32, topk int) int {
+	if len(scores) <= topk {
+		for i := range list {
+			list[i] = int32(i)
 		}
-		if k == above {
+		return len(scores)
+	}
+	inf := float32(math.Inf(-1))
+	lo, hi := order(inf), order(-inf)
+	if numbers := k.CountGreater(scores, inf); numbers < topk {
+		return fewNumbers(list, scores, topk-numbers)
+	}
+	// Fewer than topk scores are above hi, topk or more are above lo.
+	for hi-lo > 1 {
+		mid := lo + (hi-lo)/2
+		if k.CountGreater(scores, value(mid)) < topk {
+			hi = mid
+		} else {
+			lo = mid
+		}
+	}
+	last := value(hi)
+	n := k.IndexGreater(list, scores, value(lo), 0)
+	// Among the scores equal to the last, lower positions are chosen first.
+	if n == topk {
+		return n
+	}
+	equal := topk - k.CountGreater(scores, last)
+	n = 0
+	for _, p := range list {
+		if scores[p] == last {
 			if equal == 0 {
 				continue
 			}
 			equal--
 		}
-		out.add(p)
+		list[n] = p
+		n++
+		if n == topk {
+			break
+		}
 	}
+	return n
 }
 
-// picks collects selected positions in either form.
-type picks struct {
-	indices []int32
-	n       int
-	mask    []uint64
-}
-
-func (o *picks) add(p int) {
-	if o.mask != nil {
-		o.mask[p/64] |= 1 << (p % 64)
-		return
-	}
-	o.indices[o.n] = int32(p)
-	o.n++
-}
-
-// rank maps scores to integers in their order: −0 equals +0, and NaN is below
-// everything.
-func rank(x float32) uint32 {
-	b := math.Float32bits(x)
-	if b == 1<<31 {
-		b = 0
-	}
-	if x != x {
-		return 0
-	}
-	// Negative numbers: all bits flipped; others: the sign bit set.
-	return b ^ (uint32(int32(b)>>31) | 1<<31)
-}
-
-// threshold returns the rank of the topk-th best score, and how many scores of
-// exactly that rank are selected.
-func threshold(ws *arena, scores []float32, topk int) (at uint32, equal int) {
-	const lead = 11
-	var bins [1 << lead]int32
+// fewNumbers is best for scores with fewer than topk above −Inf: those, and then
+// missing others, first −Inf, then NaN.
+func fewNumbers(list []int32, scores []float32, missing int) int {
+	inf := float32(math.Inf(-1))
+	infinite := 0
 	for _, x := range scores {
-		bins[rank(x)>>(32-lead)]++
+		if x == inf {
+			infinite++
+		}
 	}
-	want := int32(topk)
-	b := len(bins) - 1
-	for ; bins[b] < want; b-- {
-		want -= bins[b]
-	}
-	members := unsigned(ws.ints(int(bins[b])))
+	infinite = min(infinite, missing)
+	nan := missing - infinite
 	n := 0
-	for _, x := range scores {
-		if k := rank(x); k>>(32-lead) == uint32(b) {
-			members[n] = k
-			n++
-		}
-	}
-	// The remaining 21 bits, one at a time from the top: keep the half that
-	// holds the want-th best.
-	at = uint32(b) << (32 - lead)
-	for bit := uint32(1) << (32 - lead - 1); bit != 0; bit >>= 1 {
-		ones := int32(0)
-		for _, k := range members {
-			if k&bit != 0 {
-				ones++
+	for p, x := range scores {
+		switch {
+		case x == inf:
+			if infinite == 0 {
+				continue
 			}
-		}
-		keep := bit
-		if ones < want {
-			want -= ones
-			keep = 0
-		}
-		at |= keep
-		n = 0
-		for _, k := range members {
-			if k&bit == keep {
-				members[n] = k
-				n++
+			infinite--
+		case x != x:
+			if nan == 0 {
+				continue
 			}
+			nan--
 		}
-		members = members[:n]
+		list[n] = int32(p)
+		n++
 	}
-	return at, int(want)
+	return n
 }
 
-func unsigned(x []int32) []uint32 {
-	return unsafe.Slice((*uint32)(unsafe.Pointer(unsafe.SliceData(x))), len(x))
+// order maps float32 numbers to integers in their order, and value maps back.
+// −0 is one below +0; comparisons of values treat them as equal.
+func order(x float32) uint32 {
+	b := math.Float32bits(x)
+	if b>>31 == 1 {
+		return ^b
+	}
+	return b | 1<<31
+}
+
+func value(o uint32) float32 {
+	if o>>31 == 1 {
+		return math.Float32frombits(o &^ (1 << 31))
+	}
+	return math.Float32frombits(^o)
 }
