@@ -73,6 +73,9 @@ func (e *Engine) loop() {
 // turn runs one step, if there is something to do.
 func (e *Engine) turn() {
 	if !e.schedule() {
+		if len(e.running)+len(e.waiting) > 0 {
+			panic("engine: sequences live, but none can be given a row")
+		}
 		return
 	}
 	logits, err := e.run()

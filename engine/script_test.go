@@ -208,7 +208,7 @@ func (s *script) turn() {
 			s.event(stream.ID(), ev)
 		}
 	}
-	if s.flushed != nil && len(s.flushed) > 0 {
+	if len(s.flushed) > 0 {
 		fmt.Fprintln(&s.out, "flushed:", <-s.flushed)
 	}
 }

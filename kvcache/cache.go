@@ -70,11 +70,11 @@ func (c *Cache) Stats() Stats {
 func (c *Cache) Available() int { return len(c.free) + c.idle.len }
 
 // Acquire gives a new sequence its pages: it holds the longest cached prefix of
-// tokens, as [Cache.Match] does, and allocates as many pages more as make pages
-// in all. At least reserve pages must be available afterwards. It returns the
-// pages in the order of positions and how many leading tokens they hold
-// already. Unless all of it can be had, nothing happens and the error is a
-// *NoPagesError.
+// tokens in whole pages, leaving at least one token over, and allocates as many
+// pages more as make pages in all. At least reserve pages must be available
+// afterwards. It returns the pages in the order of positions and how many
+// leading tokens they hold already. Unless all of it can be had, it takes
+// nothing, counts nothing, and the error is a *NoPagesError.
 func (c *Cache) Acquire(salt string, tokens []int32, pages, reserve int) ([]int32, int, error) {
 	table := c.match(salt, tokens)
 	cached := len(table) * device.PageTokens
@@ -87,22 +87,9 @@ func (c *Cache) Acquire(salt string, tokens []int32, pages, reserve int) ([]int3
 	for range fresh {
 		table = append(table, c.take())
 	}
-	c.count(len(tokens), cached)
+	c.stats.QueryTokens += int64(len(tokens))
+	c.stats.HitTokens += int64(cached)
 	return table, cached, nil
-}
-
-// Match holds the longest cached prefix of tokens in whole pages, leaving at
-// least one token over. It returns the pages and the number of tokens in them.
-func (c *Cache) Match(salt string, tokens []int32) ([]int32, int) {
-	table := c.match(salt, tokens)
-	n := len(table) * device.PageTokens
-	c.count(len(tokens), n)
-	return table, n
-}
-
-func (c *Cache) count(queried, hit int) {
-	c.stats.QueryTokens += int64(queried)
-	c.stats.HitTokens += int64(hit)
 }
 
 // Allocate returns n pages of undefined contents, held once, evicting cached

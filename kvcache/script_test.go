@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/cockroachdb/datadriven"
+
+	"latent/device"
 )
 
 // TestScripts runs testdata/scripts. A prompt is spelled as in tokensOf: pages=abc
@@ -13,7 +15,7 @@ import (
 //
 //	new pages=N
 //	acquire NAME [salt=S] [prompt=LETTERS] [tail=N] [more=N] [reserve=N]
-//	match NAME [salt=S] [prompt=LETTERS] [tail=N]
+//	match NAME [salt=S] [prompt=LETTERS] [tail=N]   holds the prefix only, uncounted
 //	insert NAME
 //	release NAME
 //	flush
@@ -54,7 +56,8 @@ func TestScripts(t *testing.T) {
 				tokens := tokensOf(s.prompt, s.tail)
 				var cached int
 				if d.Cmd == "match" {
-					s.table, cached = c.Match(s.salt, tokens)
+					s.table = c.match(s.salt, tokens)
+					cached = len(s.table) * device.PageTokens
 				} else {
 					var err error
 					s.table, cached, err = c.Acquire(s.salt, tokens, PagesFor(len(tokens))+more, reserve)
