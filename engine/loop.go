@@ -99,7 +99,7 @@ func (e *Engine) run() (logits []float32, err error) {
 	e.step.Start, e.step.Planning = start, planned.Sub(start)
 	e.stepStarts(start)
 	logits, err = e.cfg.Model.Forward(&e.batch.Batch, nil)
-	e.step.Forward = time.Since(planned)
+	e.step.Forward, e.step.Attention = time.Since(planned), e.batch.Times
 	if want := len(e.batch.LogitRows) * e.cfg.Vocab; err == nil && len(logits) != want {
 		err = fmt.Errorf("%d logits came back, want %d", len(logits), want)
 	}

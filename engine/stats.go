@@ -8,6 +8,7 @@ import (
 
 	"latent/device"
 	"latent/kvcache"
+	"latent/model"
 	"latent/pathway"
 	"latent/sample"
 )
@@ -57,6 +58,9 @@ type StepInfo struct {
 	Planning time.Duration // making the plan
 	Forward  time.Duration // the model, to the logits on the host
 	Total    time.Duration // with sampling and events
+	// Attention is the part of Forward that Plan.Predicted is about, of all
+	// layers.
+	Attention model.Times
 
 	Extents []pathway.Extent // the geometry
 	Plan    *pathway.Plan

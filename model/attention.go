@@ -1,6 +1,10 @@
 package model
 
-import "latent/device"
+import (
+	"time"
+
+	"latent/device"
+)
 
 // latentEps is the epsilon of q_a_layernorm and kv_a_layernorm. It is fixed:
 // the configuration's rms_norm_eps does not apply to them (Hugging Face
@@ -31,16 +35,27 @@ func (m *Model) attention(b *Batch, l int, h, x device.Tensor) {
 	m.dev.StoreLatent(m.cache, l, u, w.latentNorm, latentEps, m.rope)
 	if w.index != nil {
 		m.storeIndexKeys(l, x)
+	}
+	start := time.Now()
+	lap := func(sum *time.Duration) {
+		now := time.Now()
+		*sum += now.Sub(start)
+		start = now
+	}
+	if w.index != nil {
 		m.selectKeys(l, x, compressed)
+		lap(&b.Times.Select)
 	}
 
 	out := m.work.tensor(slotAttn, m.act, tokens, c.Heads*c.Value)
 	for i := range s.waves {
 		m.expanded(l, &s.waves[i], out, q)
 	}
+	lap(&b.Times.Expanded)
 	for _, runs := range s.absorb {
 		m.absorbed(l, runs, out, q)
 	}
+	lap(&b.Times.Absorbed)
 	m.dev.Linear(h, out, w.out, true)
 }
 

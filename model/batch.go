@@ -1,6 +1,8 @@
 package model
 
 import (
+	"time"
+
 	"latent/device"
 	"latent/pathway"
 )
@@ -14,4 +16,19 @@ type Batch struct {
 	Plan    *pathway.Plan
 	// LogitRows are the rows of the step whose logits are computed, ascending.
 	LogitRows []int32
+
+	// Times is set by Forward: what the attention of all layers took.
+	Times Times
 }
+
+// Times is the time that a forward pass spent on attention, all layers
+// together: what a plan predicts, without projections and cache writes. On a
+// device that works asynchronously it is the time to enqueue.
+type Times struct {
+	Select   time.Duration // indexer queries, scores and selection
+	Expanded time.Duration // K/V expansion, MHA, merging
+	Absorbed time.Duration // absorption, MLA, the way back
+}
+
+// Total returns the sum.
+func (t Times) Total() time.Duration { return t.Select + t.Expanded + t.Absorbed }

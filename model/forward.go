@@ -29,6 +29,7 @@ func (m *Model) Forward(b *Batch, trace *Trace) ([]float32, error) {
 	}
 	tokens := len(b.Step.Tokens)
 	d := m.cfg.Hidden
+	b.Times = Times{}
 	m.dev.Begin(&b.Step)
 	m.sched.build(b, m.opts, m.absorbRowBytes())
 	if err := m.reserve(b); err != nil {
