@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 
 	"latent/device"
 	"latent/device/cpu"
@@ -45,6 +46,9 @@ func findCalibration(name string, key pathway.Key, info device.Info) (pathway.Ca
 		return estimate(key, info), builtin, nil
 	}
 	c, err := pathway.LoadCalibration(name, key)
+	if err != nil {
+		err = fmt.Errorf("costs of attention: %w; `latent calibrate --out FILE` makes one, \"builtin\" does without", err)
+	}
 	return c, name, err
 }
 
@@ -93,9 +97,18 @@ func NewPlanner(opts Options, m Machine) (*pathway.Planner, string, error) {
 		return nil, "", err
 	}
 	defer c.Close()
+	if m.Heads < 0 || m.Heads > c.Config.Heads {
+		return nil, "", fmt.Errorf("machine: %d heads on a rank, the model has %d", m.Heads, c.Config.Heads)
+	}
+	for _, rate := range []float64{m.Flops, m.Bandwidth} {
+		if !(rate >= 0 && rate <= math.MaxFloat32) || (rate > 0) != (m.Flops > 0) {
+			return nil, "", fmt.Errorf("machine: rates of %g operations and %g bytes a second, want two above 0, or none for this machine",
+				m.Flops, m.Bandwidth)
+		}
+	}
 	dev, err := cpu.New(cpu.Options{Threads: opts.Threads})
 	if err != nil {
-		return nil, "", err
+		return nil, "", &DeviceError{err}
 	}
 	info := dev.Info()
 	if err := dev.Close(); err != nil {

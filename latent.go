@@ -21,6 +21,7 @@ package latent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 
 	"latent/checkpoint"
@@ -101,7 +102,7 @@ func (e *Loaded) openCheckpoint() error {
 		return err
 	}
 	if err = e.checkpoint.Verify(); err != nil {
-		return err
+		return &CheckpointError{err}
 	}
 	e.Encoder, err = newEncoder(e.checkpoint)
 	return err
@@ -111,19 +112,26 @@ func (e *Loaded) openCheckpoint() error {
 // configuration with dummy weights. The caller closes it.
 func OpenCheckpoint(o Options) (*checkpoint.Checkpoint, error) {
 	dummy := o.LoadFormat == "dummy"
-	if o.Model != "" {
-		return checkpoint.Open(o.Model, checkpoint.Options{Override: o.ConfigOverride, Dummy: dummy, Seed: o.Seed})
-	}
-	if dummy || o.ConfigOverride != "" {
+	if o.Model == "" && (dummy || o.ConfigOverride != "") {
 		return nil, &OptionError{"Model", "", "a folder with config.json: dummy weights and overrides of the configuration need one"}
 	}
-	return checkpoint.OpenFS(demo.Checkpoint(), demo.Name)
+	var c *checkpoint.Checkpoint
+	var err error
+	if o.Model == "" {
+		c, err = checkpoint.OpenFS(demo.Checkpoint(), demo.Name)
+	} else {
+		c, err = checkpoint.Open(o.Model, checkpoint.Options{Override: o.ConfigOverride, Dummy: dummy, Seed: o.Seed})
+	}
+	if err != nil {
+		return nil, &CheckpointError{err}
+	}
+	return c, nil
 }
 
 func (e *Loaded) openDevice() error {
 	dev, err := cpu.New(cpu.Options{Threads: e.opts.Threads})
 	if err != nil {
-		return err
+		return &DeviceError{err}
 	}
 	e.device = dev
 	return nil
@@ -131,13 +139,16 @@ func (e *Loaded) openDevice() error {
 
 func (e *Loaded) loadModel() error {
 	cfg := e.checkpoint.Config
+	if e.opts.MaxContext > cfg.MaxPos {
+		return &OptionError{"MaxContext", fmt.Sprint(e.opts.MaxContext), fmt.Sprintf("at most the %d positions that the model has", cfg.MaxPos)}
+	}
 	arithmetic, format := e.opts.formats(cfg)
 	m, err := model.Load(e.device, cfg, e.checkpoint.Weights, model.Options{
 		Arithmetic: arithmetic, CacheFormat: format, MaxContext: e.opts.MaxContext,
 		ExpandBytes: e.opts.MHAWorkspaceBytes,
 	})
 	if err != nil {
-		return err
+		return &CheckpointError{err}
 	}
 	e.model = m
 	return nil
@@ -164,18 +175,19 @@ func (e *Loaded) allocate() error {
 	pagesFor := func(tokens int) int { return (tokens + device.PageTokens - 1) / device.PageTokens }
 	// More than every running sequence at full length is of no use but as a
 	// prefix cache; and a sequence of full length should fit.
-	want := pagesFor(m.Options().MaxContext) * o.MaxRunning
+	want, least := pagesFor(m.Options().MaxContext)*o.MaxRunning, minPages
 	if o.MaxTotalTokens > 0 {
 		want = pagesFor(o.MaxTotalTokens)
+		least = want
 	}
 	room := max(0, (budget-mem.Weights-mem.Workspace)/page)
 	mem.Pages = int(min(int64(want), room))
-	if o.MaxTotalTokens > 0 && mem.Pages < want || mem.Pages < 2 {
-		return &MemoryError{Need: int64(max(want, 2)) * page, Memory: mem, Total: e.device.Info().Memory}
+	if mem.Pages < least {
+		return &MemoryError{Need: int64(least) * page, Memory: mem, Total: e.device.Info().Memory}
 	}
 	mem.Cache = int64(mem.Pages) * page
 	if err := m.AllocateCache(mem.Pages); err != nil {
-		return err
+		return &DeviceError{err}
 	}
 	e.memory = mem
 	return nil

@@ -68,6 +68,9 @@ type Options struct {
 	policy pathway.Policy
 }
 
+// minPages is the smallest attention cache, in pages.
+const minPages = 2
+
 // OptionError says which option cannot be.
 type OptionError struct {
 	Option string // name of the field of Options
@@ -79,9 +82,26 @@ func (e *OptionError) Error() string {
 	return fmt.Sprintf("option %s is %q, want %s", e.Option, e.Value, e.Want)
 }
 
+// CheckpointError says that the model's files cannot be used, and why. The
+// error in it names file, tensor or key, what was expected and what was found.
+type CheckpointError struct{ Err error }
+
+func (e *CheckpointError) Error() string { return e.Err.Error() }
+
+// Unwrap returns what is wrong.
+func (e *CheckpointError) Unwrap() error { return e.Err }
+
+// DeviceError says that the device cannot be used, and why.
+type DeviceError struct{ Err error }
+
+func (e *DeviceError) Error() string { return e.Err.Error() }
+
+// Unwrap returns what is wrong.
+func (e *DeviceError) Unwrap() error { return e.Err }
+
 // MemoryError says that the memory does not suffice, with the figures.
 type MemoryError struct {
-	Need   int64 // bytes the cache would take
+	Need   int64 // bytes the cache would take at least
 	Total  int64 // of the device
 	Memory Memory
 }
@@ -89,9 +109,9 @@ type MemoryError struct {
 func (e *MemoryError) Error() string {
 	m := e.Memory
 	return fmt.Sprintf("not enough memory: of %d MiB (%d MiB of the device's memory times mem-fraction-static), weights take %d MiB and "+
-		"workspace %d MiB, but the attention cache asked for needs %d MiB; raise mem-fraction-static, or lower max-total-tokens, "+
+		"workspace %d MiB, but the attention cache needs %d MiB; raise mem-fraction-static, or lower max-total-tokens, "+
 		"chunked-prefill-size, mha-workspace-bytes or the cache's precision (kv-cache-dtype)",
-		m.Budget>>20, e.Total>>20, m.Weights>>20, m.Workspace>>20, e.Need>>20)
+		m.Budget>>20, e.Total>>20, m.Weights>>20, m.Workspace>>20, (e.Need+1<<20-1)>>20)
 }
 
 // withDefaults checks the options and fills in what is left open.
@@ -135,8 +155,11 @@ func (o Options) withDefaults() (Options, error) {
 			*c.value = c.zero
 		}
 	}
-	if o.MHAWorkspaceBytes < 0 {
-		return o, &OptionError{"MHAWorkspaceBytes", fmt.Sprint(o.MHAWorkspaceBytes), "0 (the default) or a number of bytes"}
+	if o.MaxTotalTokens > 0 && o.MaxTotalTokens < minPages*device.PageTokens {
+		return o, &OptionError{"MaxTotalTokens", fmt.Sprint(o.MaxTotalTokens), fmt.Sprintf("0 (the default) or at least %d", minPages*device.PageTokens)}
+	}
+	if o.MHAWorkspaceBytes < 0 || o.MHAWorkspaceBytes > 1<<50 {
+		return o, &OptionError{"MHAWorkspaceBytes", fmt.Sprint(o.MHAWorkspaceBytes), "0 (the default) or a number of bytes up to 2^50"}
 	}
 	if o.MemFractionStatic == 0 {
 		o.MemFractionStatic = 0.7
