@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"latent/device"
+	"latent/device/cpu/kern"
 )
 
 // source makes a random weight of a stored type.
@@ -61,6 +62,75 @@ func TestLoadRefusesDamage(t *testing.T) {
 		_, err = d.LoadKVB(device.F32, 2, w.Rows/2-1, 1, w)
 		if err == nil || !strings.Contains(err.Error(), w.Name) || !strings.Contains(err.Error(), what) {
 			t.Errorf("LoadKVB of a matrix where %s: %v", what, err)
+		}
+	}
+}
+
+func TestFindNaN(t *testing.T) {
+	rng := newRand(t)
+	for n := range 40 {
+		codes := make([]byte, n)
+		for i := range codes {
+			for codes[i] = 0x7f; codes[i]&0x7f == 0x7f; {
+				codes[i] = byte(rng.Uint32())
+			}
+		}
+		if i := findNaN(codes); i != -1 {
+			t.Errorf("%x: NaN at %d", codes, i)
+		}
+		for i := range codes {
+			old := codes[i]
+			codes[i] |= 0x7f
+			if got := findNaN(codes); got != i {
+				t.Errorf("%x: NaN at %d, want %d", codes, got, i)
+			}
+			codes[i] = old
+		}
+	}
+}
+
+// TestPairs runs products in bf16 arithmetic with a plain stand-in for
+// VDPBF16PS, which few machines have, against float64.
+func TestPairs(t *testing.T) {
+	rng := newRand(t)
+	d := newTestDevice(t, Options{Threads: 2})
+	k := *d.k
+	k.GemmBF16 = func(m, n, pairs int, a []uint32, ars, aks int, w []uint16, ldw int, c []float32, ldc int) {
+		for i := range m {
+			for j := range n {
+				for p := range pairs {
+					x, v := a[i*ars+p*aks], w[j/kern.N*ldw+(p*kern.N+j%kern.N)*2:]
+					c[i*ldc+j] += device.F32FromBF16(uint16(x))*device.F32FromBF16(v[0]) +
+						device.F32FromBF16(uint16(x>>16))*device.F32FromBF16(v[1])
+				}
+			}
+		}
+	}
+	d.k = &k
+	for _, rows := range []int{1, 3, 50} {
+		const in, out = 101, 75
+		w := source(rng, device.BF16, out, in, nil)
+		m, err := d.LoadMatrix(device.BF16, w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f := m.(*matrix).form; f != formPair {
+			t.Fatalf("form %d, want pairs", f)
+		}
+		src, dst := tensor(t, d, rows, in, normal(rng)), tensor(t, d, rows, out, normal(rng))
+		d.Linear(dst, src, m, false)
+		x, y := floats("test", "src", src), floats("test", "dst", dst)
+		for r := range rows {
+			for o := range out {
+				var want, size float64
+				for i := range in {
+					p := float64(device.F32FromBF16(device.BF16FromF32(x[r*in+i]))) * float64(element(w, o, i))
+					want, size = want+p, size+p*p
+				}
+				if got := float64(y[r*out+o]); math.Abs(got-want) > 1e-5*math.Sqrt(size) {
+					t.Fatalf("%d rows: (%d, %d) is %v, want %v", rows, r, o, got, want)
+				}
+			}
 		}
 	}
 }

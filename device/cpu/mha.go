@@ -144,8 +144,8 @@ func (d *Device) attendBlock(e *expansion, scale float32, it *mhaItem, mask *sel
 	skip := slot % kern.N // columns of s before the first key
 	keys := to - from
 	tile := slot / kern.N
+	zero(s, lds, m, (skip+keys+kern.N-1)/kern.N*kern.N)
 	for j := 0; j < skip+keys; j += kern.N {
-		zero(s[j:], lds, m, kern.N)
 		d.k.Gemm(m, e.dn, pq, 1, ldq, e.keyTile(it.head, tile+j/kern.N), kern.N, s[j:], lds)
 		if e.dr > 0 {
 			d.k.Gemm(m, e.dr, pq[e.dn*ldq:], 1, ldq, e.ropeTile(tile+j/kern.N), kern.N, s[j:], lds)
