@@ -13,7 +13,7 @@ import (
 // calibrateCommand measures what attention costs.
 type calibrateCommand struct {
 	Out       string `help:"File to write. Default: the place where the other commands look, in the user's cache folder." placeholder:"FILE"`
-	MaxTokens int    `help:"Longest context to measure." default:"8192" placeholder:"N"`
+	MaxTokens int    `help:"Longest context to measure; longer ones than the model has are left out." default:"8192" placeholder:"N"`
 	DryRun    bool   `help:"Measure and print, but write nothing."`
 	modelFlags
 }
@@ -26,26 +26,29 @@ planner works from operation counts: its plans are as exact, but may not be the 
 }
 
 // Run measures, prints and writes.
-func (c *calibrateCommand) Run(ctx context.Context, t *terminal) error {
+func (c *calibrateCommand) Run(t *terminal) error {
 	o := c.options()
 	o.Calibration = "builtin"
-	l, err := latent.Load(ctx, o)
+	l, err := latent.Load(context.Background(), o)
 	if err != nil {
 		return err
 	}
 	defer l.Close()
+	fmt.Fprintf(t.err, "latent: measuring %s on %s, which takes some seconds to minutes\n", l.Name(), l.Device().Name)
 	start := time.Now()
 	costs, err := l.Calibrate(c.MaxTokens)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(t.out, "measured in %s on %s\n\n", time.Since(start).Round(time.Second/10), costs.Key.Device)
+	if _, err := fmt.Fprintf(t.out, "measured in %s on %s\n\n", time.Since(start).Round(time.Second/10), costs.Key.Device); err != nil {
+		return err
+	}
 	w := tabwriter.NewWriter(t.out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "part\tµs a unit\t")
 	for p, v := range costs.Units {
 		fmt.Fprintf(w, "%s\t%.4g\t\n", pathway.Part(p), v)
 	}
-	fmt.Fprintln(w, "\t\t\noperation\tsamples\tRMS error\tworst\t")
+	fmt.Fprintln(w, "\noperation\tsamples\tRMS error\tworst\t")
 	for _, r := range costs.Residuals {
 		fmt.Fprintf(w, "%s\t%d\t%.0f %%\t%.0f %%\t\n", r.Operation, r.Samples, 100*r.RMS, 100*r.Worst)
 	}

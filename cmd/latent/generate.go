@@ -16,6 +16,7 @@ import (
 	"latent/chat"
 	"latent/engine"
 	"latent/pathway"
+	"latent/sample"
 )
 
 // generateCommand answers one prompt.
@@ -23,22 +24,43 @@ type generateCommand struct {
 	Prompt string `arg:"" optional:"" help:"What to answer; - or nothing reads it from standard input."`
 
 	Raw         bool     `help:"Continue the prompt as it is, without the chat encoding."`
-	System      string   `help:"System message." placeholder:"TEXT"`
+	System      string   `help:"System message, which goes before the prompt." placeholder:"TEXT"`
 	Thinking    bool     `help:"Let the model reason before it answers."`
-	MaxTokens   int      `help:"Bound on the answer. Default: what fits the context." placeholder:"N"`
-	Temperature *float64 `help:"0 is greedy. Default: the checkpoint's." placeholder:"F"`
-	TopP        *float64 `help:"Default: the checkpoint's." placeholder:"F"`
-	TopK        *int     `help:"Default: the checkpoint's." placeholder:"N"`
-	Seed        *uint64  `help:"Makes sampling repeatable." placeholder:"N"`
-	Stop        []string `help:"Text that ends the answer; may be given several times." sep:"none" placeholder:"TEXT"`
+	MaxTokens   int      `help:"Bound on the answer's tokens. Default: what fits the context." placeholder:"N"`
+	Temperature *float64 `help:"Randomness; 0 always takes the likeliest token. Default: the checkpoint's." placeholder:"F"`
+	TopP        *float64 `help:"Choose among the likeliest tokens that together have this probability. Default: the checkpoint's." placeholder:"F"`
+	TopK        *int     `help:"Choose among this many of the likeliest tokens. Default: the checkpoint's." placeholder:"N"`
+	Seed        *uint64  `help:"Makes sampling repeatable. Default: another one each time." placeholder:"N"`
+	Stop        []string `help:"Text that ends the answer and is not part of it; may be given several times." sep:"none" placeholder:"TEXT"`
 	ShowPlan    bool     `help:"Print which attention pathways were taken, and why, after the answer."`
 
 	modelFlags
 }
 
+// Help shows examples under latent generate --help.
+func (*generateCommand) Help() string {
+	return `Examples:
+  latent generate "What is 47 + 38?"
+  latent generate --show-plan --temperature 0 < question.txt
+  latent generate --raw --max-tokens 50 "It was late when"`
+}
+
+// Validate refuses combinations that would be ignored.
+func (c *generateCommand) Validate() error {
+	switch {
+	case c.Raw && c.System != "":
+		return errors.New("--raw continues a text: it takes no --system message")
+	case c.Raw && c.Thinking:
+		return errors.New("--raw continues a text: it takes no --thinking")
+	case c.MaxTokens < 0:
+		return fmt.Errorf("--max-tokens is %d, want at least 1", c.MaxTokens)
+	}
+	return nil
+}
+
 // Run streams the answer to standard output.
 func (c *generateCommand) Run(ctx context.Context, t *terminal) error {
-	prompt, err := c.prompt(t)
+	prompt, err := t.text(c.Prompt)
 	if err != nil {
 		return err
 	}
@@ -48,7 +70,34 @@ func (c *generateCommand) Run(ctx context.Context, t *terminal) error {
 	}
 	defer e.Close()
 
-	params := e.Sampling()
+	start := time.Now()
+	var first time.Duration
+	var last latent.Delta
+	out := answer{w: t.out}
+	for d, err := range e.Generate(ctx, c.request(prompt, e.Sampling())) {
+		if err == nil {
+			err = out.write(d)
+		}
+		if err != nil {
+			if ctx.Err() != nil {
+				err = context.Cause(ctx)
+			}
+			return errors.Join(err, out.end())
+		}
+		if first == 0 && len(d.Tokens) > 0 {
+			first = time.Since(start)
+		}
+		last = d
+	}
+	if err := out.end(); err != nil || !c.ShowPlan {
+		return err
+	}
+	return printDecisions(t.out, last, first, time.Since(start))
+}
+
+// request returns the request that the flags ask for.
+func (c *generateCommand) request(prompt string, params sample.Params) latent.Request {
+	params.Seed = rand.Uint64()
 	if c.Temperature != nil {
 		params.Temperature = *c.Temperature
 	}
@@ -60,64 +109,59 @@ func (c *generateCommand) Run(ctx context.Context, t *terminal) error {
 	}
 	if c.Seed != nil {
 		params.Seed = *c.Seed
-	} else {
-		params.Seed = rand.Uint64()
 	}
 	req := latent.Request{Sampling: &params, MaxTokens: c.MaxTokens, Stop: c.Stop, Explain: c.ShowPlan}
 	if c.Raw {
 		req.Prompt = prompt
-	} else {
-		if c.System != "" {
-			req.Messages = append(req.Messages, chat.Message{Role: chat.System, Content: c.System})
-		}
-		req.Messages = append(req.Messages, chat.Message{Role: chat.User, Content: prompt})
-		req.Thinking = c.Thinking
+		return req
 	}
-
-	start := time.Now()
-	var first time.Duration
-	var usage engine.Usage
-	out := bufio.NewWriter(t.out)
-	for d, err := range e.Generate(ctx, req) {
-		if err != nil {
-			return errors.Join(out.Flush(), err)
-		}
-		if first == 0 && len(d.Tokens) > 0 {
-			first = time.Since(start)
-		}
-		out.WriteString(d.Reasoning + d.Text)
-		if err := out.Flush(); err != nil {
-			return err
-		}
-		usage = d.Usage
+	if c.System != "" {
+		req.Messages = append(req.Messages, chat.Message{Role: chat.System, Content: c.System})
 	}
-	out.WriteByte('\n')
-	if c.ShowPlan {
-		printDecisions(out, usage, first, time.Since(start))
-	}
-	return out.Flush()
+	req.Messages = append(req.Messages, chat.Message{Role: chat.User, Content: prompt})
+	req.Thinking = c.Thinking
+	return req
 }
 
-func (c *generateCommand) prompt(t *terminal) (string, error) {
-	if c.Prompt != "" && c.Prompt != "-" {
-		return c.Prompt, nil
+// answer writes deltas as they come, reasoning between <think> marks.
+type answer struct {
+	w         io.Writer
+	begun     bool
+	reasoning bool // the last text was reasoning
+}
+
+func (a *answer) write(d latent.Delta) error {
+	text := d.Reasoning
+	if text != "" && !a.reasoning {
+		text, a.reasoning = "<think>\n"+text, true
 	}
-	data, err := io.ReadAll(t.in)
-	if err != nil {
-		return "", fmt.Errorf("read the prompt from standard input: %w", err)
+	if d.Text != "" && a.reasoning {
+		text, a.reasoning = text+"\n</think>\n", false
 	}
-	prompt := strings.TrimSuffix(string(data), "\n")
-	if prompt == "" {
-		return "", errors.New("no prompt: give one as an argument or on standard input")
+	if text += d.Text; text == "" {
+		return nil
 	}
-	return prompt, nil
+	a.begun = true
+	_, err := io.WriteString(a.w, text)
+	return err
+}
+
+// end ends the last line.
+func (a *answer) end() error {
+	if !a.begun {
+		return nil
+	}
+	_, err := io.WriteString(a.w, "\n")
+	return err
 }
 
 // printDecisions prints the attention decisions of one request, runs of decode
 // steps that were decided alike in one line.
-func printDecisions(w io.Writer, u engine.Usage, first, total time.Duration) {
-	fmt.Fprintf(w, "\n%d prompt tokens (%d from the cache), %d generated; first token after %s, all after %s\n",
-		u.Prompt, u.Cached, u.Completion, first.Round(time.Millisecond/10), total.Round(time.Millisecond/10))
+func printDecisions(out io.Writer, last latent.Delta, first, total time.Duration) error {
+	w := bufio.NewWriter(out)
+	u := last.Usage
+	fmt.Fprintf(w, "\n%d prompt tokens (%d from the cache), %d generated (end: %s); first token after %s, all after %s\n",
+		u.Prompt, u.Cached, u.Completion, last.Finish, first.Round(time.Millisecond/10), total.Round(time.Millisecond/10))
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tw, "phase\tpositions\tpathway\treason\tpredicted/layer\tinstead of")
 	for i := 0; i < len(u.Decisions); {
@@ -141,6 +185,7 @@ func printDecisions(w io.Writer, u engine.Usage, first, total time.Duration) {
 		fmt.Fprintf(w, " %s %d", pathway.Pathway(p), rows)
 	}
 	fmt.Fprintf(w, "; indexer ran for %d rows\n", u.IndexerRows)
+	return w.Flush()
 }
 
 // instead lists what a decision was compared with.

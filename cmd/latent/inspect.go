@@ -1,9 +1,9 @@
 package main
 
 import (
-	"context"
-	"encoding/json"
+	"bufio"
 	"fmt"
+	"io"
 	"strings"
 	"text/tabwriter"
 
@@ -23,9 +23,18 @@ type inspectCommand struct {
 
 type inspectConfig struct{ modelFlags }
 
+// Help says what --model may be.
+func (*inspectConfig) Help() string {
+	return "Weights are not read: --model may also name a configuration file."
+}
+
 // Run prints the configuration as understood.
 func (c *inspectConfig) Run(t *terminal) error {
-	ck, err := latent.OpenCheckpoint(c.options())
+	o := c.options()
+	if o.Model != "" {
+		o.LoadFormat = "dummy"
+	}
+	ck, err := latent.OpenCheckpoint(o)
 	if err != nil {
 		return err
 	}
@@ -81,8 +90,7 @@ type inspectWeights struct {
 
 // Run lists tensors and verifies them.
 func (c *inspectWeights) Run(t *terminal) error {
-	o := c.options()
-	ck, err := latent.OpenCheckpoint(o)
+	ck, err := latent.OpenCheckpoint(c.options())
 	if err != nil {
 		return err
 	}
@@ -123,11 +131,18 @@ func (c *inspectWeights) Run(t *terminal) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprintf(t.out, "%d bytes in all; MTP tensors: %t\n", total, ck.HasMTP())
+	summary := fmt.Sprintf("%d bytes in all; MTP tensors: %t\n", total, ck.HasMTP())
 	if unused := ck.Unused(); len(unused) > 0 {
-		fmt.Fprintf(t.out, "not used: %s\n", strings.Join(unused, ", "))
+		summary += fmt.Sprintf("not used: %s\n", strings.Join(unused, ", "))
 	}
-	return ck.Verify()
+	if _, err := io.WriteString(t.out, summary); err != nil {
+		return err
+	}
+	if err := ck.Verify(); err != nil {
+		return &latent.CheckpointError{Err: err}
+	}
+	_, err = fmt.Fprintln(t.out, "all tensors are what the configuration calls for")
+	return err
 }
 
 // kindOf replaces the numbers of layers and experts by N.
@@ -142,7 +157,7 @@ func kindOf(name string) string {
 }
 
 type inspectTokens struct {
-	Text string `arg:"" help:"The text."`
+	Text string `arg:"" optional:"" help:"The text; - or nothing reads it from standard input."`
 	Chat bool   `help:"Encode it as a user's message."`
 
 	modelFlags
@@ -154,95 +169,22 @@ func (c *inspectTokens) Run(t *terminal) error {
 	if err != nil {
 		return err
 	}
-	req := latent.Request{Prompt: c.Text}
+	text, err := t.text(c.Text)
+	if err != nil {
+		return err
+	}
+	req := latent.Request{Prompt: text}
 	if c.Chat {
-		req = latent.Request{Messages: []chat.Message{{Role: chat.User, Content: c.Text}}}
+		req = latent.Request{Messages: []chat.Message{{Role: chat.User, Content: text}}}
 	}
 	ids, _, err := enc.Encode(req)
 	if err != nil {
 		return err
 	}
+	out := bufio.NewWriter(t.out)
 	for _, id := range ids {
-		fmt.Fprintf(t.out, "%d\t%q\n", id, enc.Tokenizer().TokenBytes(int(id)))
+		fmt.Fprintf(out, "%d\t%q\n", id, enc.Tokenizer().TokenBytes(int(id)))
 	}
-	fmt.Fprintf(t.out, "%d tokens\n", len(ids))
-	return nil
-}
-
-type inspectLogits struct {
-	IDsFile string `name:"ids-file" required:"" help:"JSON file with an array of token ids, or an array of arrays run as one batch." placeholder:"F.json"`
-	Out     string `required:"" help:"safetensors file to write: logits.{i} F32 [tokens, vocabulary], topk.{i}.layer{l} I32 [tokens, K] padded with -1." placeholder:"O.safetensors"`
-
-	modelFlags
-}
-
-// Run computes the logits of every position.
-func (c *inspectLogits) Run(ctx context.Context, t *terminal) error {
-	prompts, err := readIDs(c.IDsFile)
-	if err != nil {
-		return err
-	}
-	o := c.options()
-	pages, longest := 0, 0
-	for _, p := range prompts {
-		pages += (len(p) + device.PageTokens - 1) / device.PageTokens
-		longest = max(longest, len(p))
-	}
-	if o.MaxTotalTokens == 0 {
-		o.MaxTotalTokens = max(2, pages) * device.PageTokens
-	}
-	chunk := o.ChunkedPrefillSize // 0: whole prompts
-	if o.ChunkedPrefillSize == 0 {
-		o.ChunkedPrefillSize = longest
-	}
-	l, err := latent.Load(ctx, o)
-	if err != nil {
-		return err
-	}
-	defer l.Close()
-	results, err := l.Evaluate(prompts, chunk)
-	if err != nil {
-		return err
-	}
-	var tensors []checkpoint.Tensor
-	for i, r := range results {
-		tensors = append(tensors, checkpoint.Tensor{
-			Name: fmt.Sprintf("logits.%d", i), Type: device.F32, Shape: []int{len(prompts[i]), l.Config().Vocab},
-			Data: float32Bytes(r.Logits),
-		})
-		for _, layer := range l.Config().Indexed() {
-			k := min(len(prompts[i]), l.Config().Indexer.TopK)
-			tensors = append(tensors, checkpoint.Tensor{
-				Name: fmt.Sprintf("topk.%d.layer%d", i, layer), Type: device.I32, Shape: []int{len(prompts[i]), k},
-				Data: selectionBytes(r.Selected[layer], k),
-			})
-		}
-	}
-	if err := writeFile(c.Out, tensors); err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(t.out, "wrote %d tensors for %d prompts to %s\n", len(tensors), len(prompts), c.Out)
-	return err
-}
-
-// parseIDs reads an array of ids or an array of arrays.
-func parseIDs(data []byte) ([][]int32, error) {
-	var many [][]int32
-	manyErr := json.Unmarshal(data, &many)
-	if manyErr != nil {
-		var one []int32
-		if err := json.Unmarshal(data, &one); err != nil {
-			return nil, fmt.Errorf("want an array of token ids or an array of such arrays: %w", manyErr)
-		}
-		many = [][]int32{one}
-	}
-	if len(many) == 0 {
-		return nil, fmt.Errorf("no prompts in the file")
-	}
-	for i, ids := range many {
-		if len(ids) == 0 {
-			return nil, fmt.Errorf("prompt %d is empty: want at least one token id", i)
-		}
-	}
-	return many, nil
+	fmt.Fprintf(out, "%d tokens\n", len(ids))
+	return out.Flush()
 }

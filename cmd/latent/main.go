@@ -14,13 +14,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
-	"os/signal"
-	"syscall"
+	"runtime/debug"
+	"strings"
 
 	"github.com/alecthomas/kong"
-
-	"latent/checkpoint"
 )
 
 // commands is the command line.
@@ -30,81 +29,129 @@ type commands struct {
 	Explain   explainCommand   `cmd:"" help:"Show which attention pathways a step would take, what each would cost, and why."`
 	Calibrate calibrateCommand `cmd:"" help:"Measure what attention costs on this machine, for the planner."`
 	Inspect   inspectCommand   `cmd:"" help:"Look into configurations, weights, tokens and logits."`
+
+	Version kong.VersionFlag `help:"Print the version." env:"-"`
 }
 
-// Exit codes.
-const (
-	exitConfig     = 1
-	exitUsage      = 2
-	exitCheckpoint = 4
-)
+// description opens the help of latent.
+const description = `An inference engine for models with multi-head latent attention and DeepSeek sparse attention.
+
+Without --model, commands use the embedded demo model: it can add small numbers, solve short word problems, follow variables, and find codes hidden in a long text.
+
+Every flag can also be given as an environment variable: LATENT_KV_CACHE_DTYPE=bfloat16 stands for --kv-cache-dtype=bfloat16. A flag on the command line goes before its variable.`
 
 func main() {
-	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	os.Exit(run(os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr))
 }
 
-// run is main with its surroundings passed in.
-func run(args []string, stdin *os.File, stdout, stderr *os.File) int {
+// run is main with its surroundings passed in, but for the values of flags from
+// the environment, which the parser looks up itself.
+func run(args, environ []string, stdin, stdout, stderr *os.File) (code int) {
+	defer func() {
+		if v := recover(); v != nil {
+			fmt.Fprintf(stderr, "latent: internal error: %v\n%s", v, debug.Stack())
+			code = exitInternal
+		}
+	}()
 	var cli commands
 	exit := -1
-	parser, err := kong.New(&cli,
+	parser := kong.Must(&cli,
 		kong.Name("latent"),
-		kong.Description("An inference engine for models with multi-head latent attention and DeepSeek sparse attention.\n\n"+
-			"Without --model, commands use the embedded demo model: it can add small numbers, solve short word problems, follow "+
-			"variables, and find codes hidden in a long text."),
+		kong.Description(description),
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(code int) { exit = code }),
-		kong.DefaultEnvars("LATENT"),
+		kong.DefaultEnvars(envPrefix),
+		kong.Vars{"version": version()},
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true}),
-		kong.UsageOnError(),
+		kong.ValueFormatter(func(v *kong.Value) string { return v.Help }), // variables: see the description
 	)
+	warnings, err := checkEnviron(parser.Model, environ)
+	for _, w := range warnings {
+		fmt.Fprintln(stderr, "latent: warning:", w)
+	}
 	if err != nil {
-		panic(err) // the command line's own definition is wrong
+		fmt.Fprintf(stderr, "latent: %v\n", err)
+		return exitConfig
 	}
-	if len(args) == 0 {
+	switch {
+	case len(args) == 0:
 		args = []string{"--help"}
+	case args[0] == "help":
+		args = append(args[1:len(args):len(args)], "--help")
 	}
-	kctx, err := parser.Parse(args)
-	if exit >= 0 { // --help was answered
+	parsed, err := parser.Parse(args)
+	if exit >= 0 { // --help or --version was answered
 		return exit
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "latent: %v\nlatent: see `latent --help`\n", err)
+		fmt.Fprintf(stderr, "latent: %v\nlatent: see `%s --help`\n", err, commandOf(err))
 		return exitUsage
 	}
-	// The first signal cancels; a second one ends the process as usual.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop)
-	kctx.BindTo(ctx, (*context.Context)(nil))
-	kctx.Bind(&terminal{in: stdin, out: stdout, err: stderr})
-	if err := kctx.Run(); err != nil {
-		fmt.Fprintf(stderr, "latent: %v\n", err)
+	// Only commands that ask for a context have something to do at a signal; the
+	// others are ended by it.
+	stop := func() {}
+	defer func() { stop() }()
+	err = parsed.BindSingletonProvider(func() (context.Context, error) {
+		var ctx context.Context
+		ctx, stop = untilSignal()
+		return ctx, nil
+	})
+	if err == nil {
+		err = parsed.Run(&terminal{in: stdin, out: stdout, err: stderr})
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "latent: %s\n", describe(err))
 		return exitCode(err)
 	}
 	return 0
 }
 
-func exitCode(err error) int {
-	var code *exitError
-	if errors.As(err, &code) {
-		return code.code
+// commandOf names the command that could not be parsed, as far as it was given.
+func commandOf(err error) string {
+	var parse *kong.ParseError
+	if errors.As(err, &parse) && parse.Context != nil {
+		if node := parse.Context.Selected(); node != nil {
+			return "latent " + strings.Join(commandPath(node), " ")
+		}
 	}
-	var config *checkpoint.ConfigError
-	if errors.As(err, &config) {
-		return exitCheckpoint
-	}
-	return exitConfig
+	return "latent"
 }
 
-// exitError is an error with an exit code of its own.
-type exitError struct {
-	code int
-	err  error
+func commandPath(n *kong.Node) []string {
+	if n.Type != kong.CommandNode {
+		return nil
+	}
+	return append(commandPath(n.Parent), n.Name)
 }
 
-func (e *exitError) Error() string { return e.err.Error() }
-func (e *exitError) Unwrap() error { return e.err }
+// version is that of the module and, in a repository, of the commit.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "latent (unknown version)"
+	}
+	return fmt.Sprintf("latent %s %s", info.Main.Version, info.GoVersion)
+}
 
 // terminal is where a command reads and writes.
 type terminal struct{ in, out, err *os.File }
+
+// text returns a text given as an argument; where that is - or missing, what
+// standard input holds, without the last line's end.
+func (t *terminal) text(argument string) (string, error) {
+	if argument != "" && argument != "-" {
+		return argument, nil
+	}
+	if info, err := t.in.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+		fmt.Fprintln(t.err, "latent: reading the text from the terminal; Ctrl-D on an empty line ends it")
+	}
+	data, err := io.ReadAll(t.in)
+	if err != nil {
+		return "", fmt.Errorf("read standard input: %w", err)
+	}
+	text := strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r")
+	if text == "" {
+		return "", &exitError{exitUsage, errors.New("no text: give it as an argument or on standard input")}
+	}
+	return text, nil
+}

@@ -41,3 +41,18 @@ func (f *modelFlags) options() latent.Options {
 		MaxTotalTokens: f.MaxTotalTokens, MemFractionStatic: f.MemFractionStatic,
 	}
 }
+
+// flagOf names the flag of a field of latent.Options or engine.Request, for
+// error messages; "" if it has none.
+func flagOf(field string) string {
+	return map[string]string{
+		"Model": "--model", "LoadFormat": "--load-format", "ConfigOverride": "--json-model-override-args",
+		"DType": "--dtype", "KVCacheDType": "--kv-cache-dtype",
+		"AttentionPolicy": "--attention-policy", "SeqLenThreshold": "--nsa-seq-len-threshold",
+		"Calibration": "--calibration", "MHAWorkspaceBytes": "--mha-workspace-bytes",
+		"Threads": "--threads", "MaxContext": "--context-length", "MaxRunning": "--max-running-requests",
+		"MaxQueued": "--max-queued-requests", "ChunkedPrefillSize": "--chunked-prefill-size",
+		"MaxTotalTokens": "--max-total-tokens", "MemFractionStatic": "--mem-fraction-static",
+		"Stop": "--stop", "MaxTokens": "--max-tokens",
+	}[field]
+}
