@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -245,6 +246,45 @@ func TestProductsAreInvariant(t *testing.T) {
 				check(fmt.Sprintf("linear of %d rows", n), y, wantY[from*out:(from+n)*out])
 				check(fmt.Sprintf("moe of %d rows", n), z, wantZ[from*in:(from+n)*in])
 			}
+		}
+	}
+}
+
+// TestLongContextIsInvariant decodes one row over more blocks of keys than are
+// computed at a time when the blocks, not the rows, are divided over workers.
+func TestLongContextIsInvariant(t *testing.T) {
+	rng := newRand(t)
+	const heads, r, dr, context = 2, 16, 4, 40*keyBlock + 5
+	seed := rng.Uint64()
+	run := func(threads int) (z, lse []float32) {
+		d := newTestDevice(t, Options{Threads: threads})
+		rng := rand.New(rand.NewPCG(seed, 0))
+		step := &device.Step{Tokens: []int32{0}, Positions: []int32{context - 1}, Slots: []int32{0}, Seqs: []device.Seq{{Rows: 1, Prefix: context - 1}}}
+		for p := range (context + 63) / 64 {
+			step.Seqs[0].Pages = append(step.Seqs[0].Pages, int32(p))
+		}
+		ca, err := d.NewCache(device.CacheSpec{Pages: len(step.Seqs[0].Pages), Layers: 1, Latent: r, Rope: dr})
+		if err != nil {
+			t.Fatal(err)
+		}
+		pool := cast[float32](ca.(*cache).latent[0])
+		for i := range pool {
+			pool[i] = float32(rng.NormFloat64())
+		}
+		d.Begin(step)
+		qa := tensor(t, d, 1, heads*(r+dr), normal(rng))
+		zt, lt := tensor(t, d, 1, heads*r, normal(rng)), tensor(t, d, 1, heads, normal(rng))
+		d.MLA(zt, lt, qa, ca, 0, nil, 1, []device.Run{{Rows: 1, Pos: context - 1, KeyTo: context, Sel: -1}})
+		return floats("test", "z", zt), floats("test", "lse", lt)
+	}
+	wantZ, wantL := run(1)
+	for _, threads := range []int{2, 3} {
+		z, lse := run(threads)
+		if at := differs(z, wantZ); at >= 0 {
+			t.Errorf("%d threads: element %d is %v, want %v", threads, at, z[at], wantZ[at])
+		}
+		if at := differs(lse, wantL); at >= 0 {
+			t.Errorf("%d threads: log-sum-exp %d is %v, want %v", threads, at, lse[at], wantL[at])
 		}
 	}
 }

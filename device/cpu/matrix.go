@@ -312,11 +312,6 @@ func (d *Device) LoadMatrix(arithmetic device.DType, parts ...device.MatrixSourc
 	return &matrix{ws[0]}, nil
 }
 
-// halves views floats as 16-bit values, two to one.
-func halves(f []float32) []uint16 {
-	return unsafe.Slice((*uint16)(unsafe.Pointer(unsafe.SliceData(f))), 2*len(f))
-}
-
 // words views floats as 32-bit words.
 func words(f []float32) []uint32 {
 	return unsafe.Slice((*uint32)(unsafe.Pointer(unsafe.SliceData(f))), len(f))

@@ -62,30 +62,48 @@ func (d *Device) MLA(z, lse, qa device.Tensor, ca device.Cache, layer int, sel d
 		})
 		return
 	}
-	d.shared.reset()
-	var parts []mlaItem
-	var whole []int // parts of items[i] are parts[whole[i]:whole[i+1]]
-	for _, it := range items {
-		whole = append(whole, len(parts))
-		n := (it.r1 - it.r0) * heads
-		for b := it.b0; b < it.b1; b++ {
-			p := it
-			p.b0, p.b1 = b, b+1
-			p.part, p.states = d.shared.floats(n*c.spec.Latent), make([]online, n)
+	d.mlaByBlocks(a, items)
+}
+
+// mlaByBlocks divides the blocks of a few items over the workers, some at a time
+// to bound the memory for partial results.
+func (d *Device) mlaByBlocks(a *mlaArgs, items []mlaItem) {
+	type part struct {
+		mlaItem
+		of *merger
+	}
+	var parts []part
+	mergers := make([]*merger, len(items))
+	largest := 0
+	for i := range items {
+		it := &items[i]
+		mergers[i] = newMerger(d, a, it)
+		largest = max(largest, (it.r1-it.r0)*a.heads)
+		for blk := it.b0; blk < it.b1; blk++ {
+			p := part{*it, mergers[i]}
+			p.b0, p.b1 = blk, blk+1
 			parts = append(parts, p)
 		}
 	}
-	whole = append(whole, len(parts))
-	d.parallel(len(parts), func(ws *arena, i int) {
-		d.latentBlocks(ws, a, &parts[i], func(int) {})
-	})
-	d.parallel(len(items), func(_ *arena, i int) {
-		m := newMerger(d, a, &items[i])
-		for _, p := range parts[whole[i]:whole[i+1]] {
-			m.add(p.part, p.states)
+	d.shared.reset()
+	wave := min(16*d.team.size(), len(parts))
+	z := d.shared.floats(wave * largest * a.cache.spec.Latent)
+	states := make([]online, wave*largest)
+	for ; len(parts) > 0; parts = parts[min(wave, len(parts)):] {
+		now := parts[:min(wave, len(parts))]
+		d.parallel(len(now), func(ws *arena, i int) {
+			p := &now[i]
+			n := (p.r1 - p.r0) * a.heads
+			p.part, p.states = z[i*largest*a.cache.spec.Latent:][:n*a.cache.spec.Latent], states[i*largest:][:n]
+			d.latentBlocks(ws, a, &p.mlaItem, func(int) {})
+		})
+		for i := range now {
+			now[i].of.add(now[i].part, now[i].states)
 		}
+	}
+	for _, m := range mergers {
 		m.finish()
-	})
+	}
 }
 
 // mlaItems divides the rows into items that see all their keys.

@@ -25,6 +25,7 @@ const spinFor = 50 * time.Microsecond
 // concurrently, nor from within a job.
 type team struct {
 	current atomic.Pointer[job]
+	end     *job // the current job once the team is closed
 	helpers []*helper
 	done    sync.WaitGroup
 }
@@ -55,7 +56,7 @@ type failure struct {
 
 // newTeam starts size−1 goroutines.
 func newTeam(size int) *team {
-	t := &team{}
+	t := &team{end: &job{}}
 	for i := 1; i < size; i++ {
 		h := &helper{wake: make(chan struct{}, 1)}
 		t.helpers = append(t.helpers, h)
@@ -72,19 +73,12 @@ func (t *team) size() int { return len(t.helpers) + 1 }
 
 // close stops the goroutines and waits for them.
 func (t *team) close() {
-	t.publish(nil, len(t.helpers))
+	t.publish(t.end, len(t.helpers))
 	t.done.Wait()
 }
 
-// stop is what helpers see as the current job once the team is closed.
-var stop = &job{}
-
-// publish makes j (or the end, if nil) the current job and wakes up to n parked
-// helpers.
+// publish makes j the current job and wakes up to n parked helpers.
 func (t *team) publish(j *job, n int) {
-	if j == nil {
-		j = stop
-	}
 	t.current.Store(j)
 	for _, h := range t.helpers {
 		if n == 0 {
@@ -165,7 +159,7 @@ func (t *team) serve(worker int, h *helper) {
 		var j *job
 		fresh := func() bool {
 			j = t.current.Load()
-			return j != nil && (j == stop || j.next.Load() < j.n)
+			return j != nil && (j == t.end || j.next.Load() < j.n)
 		}
 		for !spin(fresh) {
 			h.parked.Store(true)
@@ -175,7 +169,7 @@ func (t *team) serve(worker int, h *helper) {
 			}
 			<-h.wake
 		}
-		if j == stop {
+		if j == t.end {
 			return
 		}
 		j.work(worker)
