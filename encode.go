@@ -34,7 +34,7 @@ func newEncoder(c *checkpoint.Checkpoint) (*Encoder, error) {
 	}
 	t, err := token.LoadDir(c.Folder)
 	if err != nil {
-		return nil, fmt.Errorf("model %s: %w", c.Name, err)
+		return nil, &CheckpointError{fmt.Errorf("model %s: %w", c.Name, err)}
 	}
 	e := &Encoder{tokenizer: t}
 	e.chat, e.chatErr = chat.For(c.Config.ModelType, t.Config().ChatTemplate != "")
@@ -74,7 +74,7 @@ func (e *Encoder) Encode(req Request) (prompt []int32, parser func() *ChoicePars
 	}
 	p, err := e.chat.Render(chat.Request{
 		Messages: req.Messages, Tools: req.Tools, ResponseFormat: req.ResponseFormat, Thinking: req.Thinking,
-		AddGenerationPrompt: !req.ContinueFinal, ContinueFinal: req.ContinueFinal,
+		AddGenerationPrompt: !req.ContinueFinal && !req.NoGenerationPrompt, ContinueFinal: req.ContinueFinal,
 	})
 	if err != nil {
 		return nil, nil, err
@@ -83,10 +83,14 @@ func (e *Encoder) Encode(req Request) (prompt []int32, parser func() *ChoicePars
 	for i, s := range p.Markup {
 		spans[i] = token.Span{Start: s.From, End: s.To}
 	}
+	thinkEnd, marked := e.tokenizer.ID("</think>")
 	parser = func() *ChoiceParser {
-		return &ChoiceParser{chat: chat.NewParser(chat.ParserOptions{
-			Reasoning: p.Reasoning, Tools: req.Tools, NewID: newCallID, NoToolCalls: len(req.Tools) == 0,
-		})}
+		return &ChoiceParser{
+			chat: chat.NewParser(chat.ParserOptions{
+				Reasoning: p.Reasoning, Tools: req.Tools, NewID: newCallID, NoToolCalls: len(req.Tools) == 0,
+			}),
+			reasoning: p.Reasoning && marked, thinkEnd: int32(thinkEnd),
+		}
 	}
 	return ids(e.tokenizer.EncodeSpans(p.Text, spans)), parser, nil
 }

@@ -21,6 +21,9 @@ type Request struct {
 	ResponseFormat []byte
 	Thinking       bool // let the model reason before it answers
 	ContinueFinal  bool // go on with the last message, which is the assistant's
+	// NoGenerationPrompt ends the conversation as it stands, without the mark
+	// after which the assistant speaks.
+	NoGenerationPrompt bool
 
 	// Prompt is a text to continue; special tokens in it are parsed.
 	Prompt string
@@ -52,6 +55,9 @@ type Delta struct {
 	// ToolCalls are parts of calls; see chat.ToolCallDelta.
 	ToolCalls []chat.ToolCallDelta
 	Tokens    []engine.Token
+	// ReasoningTokens is how many of Tokens are reasoning, the mark at its end
+	// not counted; 0 if the tokenizer has no token for that mark.
+	ReasoningTokens int
 	// Finish is set on the last delta of a choice: "stop", "length",
 	// "tool_calls" or "abort".
 	Finish string
@@ -108,7 +114,9 @@ func (e *Engine) Generate(ctx context.Context, req Request) iter.Seq2[Delta, err
 // ChoiceParser turns the engine's events of one choice into deltas: for a
 // conversation it tells reasoning, content and tool calls apart.
 type ChoiceParser struct {
-	chat *chat.Parser // nil for raw completions
+	chat      *chat.Parser // nil for raw completions
+	reasoning bool         // tokens are reasoning, until thinkEnd
+	thinkEnd  int32
 }
 
 // Parse returns what the event adds to the answer.
@@ -117,6 +125,11 @@ func (p *ChoiceParser) Parse(e engine.Event) Delta {
 	if p.chat == nil {
 		d.Text = e.Text
 		return d
+	}
+	for i := 0; i < len(e.Tokens) && p.reasoning; i++ {
+		if p.reasoning = e.Tokens[i].ID != p.thinkEnd; p.reasoning {
+			d.ReasoningTokens++
+		}
 	}
 	d.add(p.chat.Push(e.Text))
 	if e.Finish != engine.NotFinished {
