@@ -10,9 +10,9 @@ import (
 // envPrefix begins the names of environment variables for flags.
 const envPrefix = "LATENT"
 
-// checkEnviron warns of variables that look like flags but are none, which
-// would be ignored. It refuses what Kubernetes sets for a Service called latent.
-func checkEnviron(model *kong.Application, environ []string) (warnings []string, err error) {
+// unknownVariables returns warnings of variables that look like flags but are
+// none, which would be ignored.
+func unknownVariables(model *kong.Application, environ []string) []string {
 	known := map[string]bool{}
 	for _, command := range append(model.Leaves(false), model.Node) {
 		for _, group := range command.AllFlags(false) {
@@ -23,16 +23,12 @@ func checkEnviron(model *kong.Application, environ []string) (warnings []string,
 			}
 		}
 	}
+	var warnings []string
 	for _, variable := range environ {
-		name, value, _ := strings.Cut(variable, "=")
-		switch {
-		case !strings.HasPrefix(name, envPrefix+"_"):
-		case !known[name]:
+		name, _, _ := strings.Cut(variable, "=")
+		if strings.HasPrefix(name, envPrefix+"_") && !known[name] {
 			warnings = append(warnings, fmt.Sprintf("the environment variable %s belongs to no flag and is ignored", name))
-		case strings.HasPrefix(value, "tcp://"):
-			err = fmt.Errorf("the environment variable %s is %s, which Kubernetes sets for a Service named latent: "+
-				"give the pod enableServiceLinks: false, or the Service another name", name, value)
 		}
 	}
-	return warnings, err
+	return warnings
 }

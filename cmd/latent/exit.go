@@ -64,6 +64,8 @@ func describe(err error) string {
 		return fmt.Sprintf("%s is %s, want %s", flagOf(option.Option), option.Value, option.Want)
 	case errors.As(err, &request) && flagOf(request.Field) != "":
 		return fmt.Sprintf("%s: %s", flagOf(request.Field), request.Problem)
+	case errors.As(err, &long) && long.MaxTokens == 0:
+		return fmt.Sprintf("%d tokens do not fit the context of %d tokens", long.Prompt, long.Limit)
 	case errors.As(err, &long):
 		return fmt.Sprintf("the prompt's %d tokens and an answer of %d do not fit the context of %d tokens: shorten the prompt or lower --max-tokens",
 			long.Prompt, long.MaxTokens, long.Limit)

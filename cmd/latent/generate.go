@@ -75,14 +75,14 @@ func (c *generateCommand) Run(ctx context.Context, t *terminal) error {
 	var last latent.Delta
 	out := answer{w: t.out}
 	for d, err := range e.Generate(ctx, c.request(prompt, e.Sampling())) {
-		if err == nil {
-			err = out.write(d)
-		}
 		if err != nil {
 			if ctx.Err() != nil {
 				err = context.Cause(ctx)
 			}
 			return errors.Join(err, out.end())
+		}
+		if err := out.write(d); err != nil {
+			return err
 		}
 		if first == 0 && len(d.Tokens) > 0 {
 			first = time.Since(start)

@@ -60,7 +60,7 @@ func TestLogitsOddShapes(t *testing.T) {
 	const seed = 7
 	random := rand.New(rand.NewPCG(seed, 0))
 	var prompts [][]int32
-	for _, n := range []int{130, 1, 65, 23, 24, 97, 64} {
+	for _, n := range []int{110, 1, 65, 24, 97} {
 		ids := make([]int32, n)
 		for i := range ids {
 			ids[i] = random.Int32N(190)

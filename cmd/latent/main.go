@@ -65,13 +65,8 @@ func run(args, environ []string, stdin, stdout, stderr *os.File) (code int) {
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true}),
 		kong.ValueFormatter(func(v *kong.Value) string { return v.Help }), // variables: see the description
 	)
-	warnings, err := checkEnviron(parser.Model, environ)
-	for _, w := range warnings {
+	for _, w := range unknownVariables(parser.Model, environ) {
 		fmt.Fprintln(stderr, "latent: warning:", w)
-	}
-	if err != nil {
-		fmt.Fprintf(stderr, "latent: %v\n", err)
-		return exitConfig
 	}
 	switch {
 	case len(args) == 0:
@@ -142,7 +137,7 @@ func (t *terminal) text(argument string) (string, error) {
 	if argument != "" && argument != "-" {
 		return argument, nil
 	}
-	if info, err := t.in.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+	if isTerminal(t.in) {
 		fmt.Fprintln(t.err, "latent: reading the text from the terminal; Ctrl-D on an empty line ends it")
 	}
 	data, err := io.ReadAll(t.in)
