@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"latent"
 	"latent/engine"
+	"latent/sample"
 )
 
 // Exit codes. Commands that a signal cut short exit with 128 + its number.
@@ -56,6 +58,7 @@ func describe(err error) string {
 	var option *latent.OptionError
 	var request *engine.RequestError
 	var long *engine.TooLongError
+	var sampling *sample.ParamError
 	switch {
 	case errors.As(err, &option) && flagOf(option.Option) != "":
 		if option.Value == "" {
@@ -64,6 +67,8 @@ func describe(err error) string {
 		return fmt.Sprintf("%s is %s, want %s", flagOf(option.Option), option.Value, option.Want)
 	case errors.As(err, &request) && flagOf(request.Field) != "":
 		return fmt.Sprintf("%s: %s", flagOf(request.Field), request.Problem)
+	case errors.As(err, &sampling):
+		return fmt.Sprintf("--%s is %v, want %s", strings.ReplaceAll(sampling.Param, "_", "-"), sampling.Value, sampling.Want)
 	case errors.As(err, &long) && long.MaxTokens == 0:
 		return fmt.Sprintf("%d tokens do not fit the context of %d tokens", long.Prompt, long.Limit)
 	case errors.As(err, &long):
