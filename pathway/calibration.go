@@ -25,9 +25,12 @@ const (
 	OverheadMLASparse
 	ExpandKey     // expanding one cached record to per-head K and V, dequantisation included
 	ReadKV        // one expanded key, once for all rows of a sequence that attend to it
+	RowMHA        // one row's share of what MHA computes beside its pairs: padding of blocks, softmax
 	PairMHA       // one query-key pair, all heads
 	PairMHAMasked // one visible query-key pair, all heads, with the mask's test
+	RowMLA        // the same for MLA
 	PairMLA       // one query-key pair in latent space, all heads
+	RowMLASparse  // the same for MLASparse
 	PairMLASparse // one selected pair, the gathering and dequantisation of its record included
 	ReadRecord    // one cached record read and dequantised for MLA, once for all rows of a sequence
 	AbsorbRow     // absorption of one row's query and the way back of its output
@@ -49,7 +52,7 @@ func (p Part) String() string {
 		return fmt.Sprintf("Part(%d)", uint8(p))
 	}
 	return [...]string{"overhead_mha", "overhead_mha_masked", "overhead_mla", "overhead_mla_sparse",
-		"expand_key", "read_kv", "pair_mha", "pair_mha_masked", "pair_mla", "pair_mla_sparse",
+		"expand_key", "read_kv", "row_mha", "pair_mha", "pair_mha_masked", "row_mla", "pair_mla", "row_mla_sparse", "pair_mla_sparse",
 		"read_record", "absorb_row", "score_row", "score_pair", "topk_row", "topk_key",
 		"mask_key", "index_row", "merge_row"}[p]
 }

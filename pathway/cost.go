@@ -19,7 +19,7 @@ type prices struct {
 	expand   float64
 	read     float64
 
-	mhaPair                         float64
+	mhaRow, mhaPair                 float64
 	maskedRow, maskedPair           float64
 	mlaRow, mlaPair                 float64
 	sparseRow, sparsePair, scorePer float64 // sparsePair per selected key, scorePer per visible key
@@ -39,12 +39,13 @@ func newPrices(g Geometry, u *Units, chunk int) prices {
 		perChunk:   math.Nextafter(1/float64(chunk), 1),
 		expand:     u[ExpandKey] + u[ReadKV],
 		read:       u[ReadRecord],
+		mhaRow:     u[RowMHA],
 		mhaPair:    u[PairMHA],
-		maskedRow:  row,
+		maskedRow:  u[RowMHA] + row,
 		maskedPair: u[PairMHAMasked] + key + share*u[MaskKey],
-		mlaRow:     u[AbsorbRow],
+		mlaRow:     u[AbsorbRow] + u[RowMLA],
 		mlaPair:    u[PairMLA],
-		sparseRow:  u[AbsorbRow] + row + share*u[IndexRow],
+		sparseRow:  u[AbsorbRow] + u[RowMLASparse] + row + share*u[IndexRow],
 		sparsePair: u[PairMLASparse],
 		scorePer:   key,
 		merge:      u[MergeRow],
@@ -114,7 +115,7 @@ func (p *prices) rows(cost *[Count]float64, a, b int) {
 	if b > p.chunk && p.merge > 0 {
 		merging = p.merge * p.merges(a, b)
 	}
-	cost[MHA] = p.mhaPair*seen + merging
+	cost[MHA] = p.mhaRow*n + p.mhaPair*seen + merging
 	cost[MLA] = p.mlaRow*n + p.mlaPair*seen
 	if p.topk == math.MaxInt {
 		cost[MHAMasked], cost[MLASparse] = math.Inf(1), math.Inf(1)

@@ -74,11 +74,11 @@ type term struct {
 // Every operation also has a constant of its own.
 func fitBlocks(indexer bool) [][]term {
 	dense := []term{
-		{OpMHA, PairMHA, pairsSize}, {OpMHA, ReadKV, keysSize},
+		{OpMHA, PairMHA, pairsSize}, {OpMHA, RowMHA, rowsSize}, {OpMHA, ReadKV, keysSize},
 	}
 	blocks := [][]term{
 		{{OpExpand, ExpandKey, keysSize}},
-		{{OpMLA, PairMLA, pairsSize}, {OpMLA, ReadRecord, keysSize}},
+		{{OpMLA, PairMLA, pairsSize}, {OpMLA, RowMLA, rowsSize}, {OpMLA, ReadRecord, keysSize}},
 		{{OpAbsorb, AbsorbRow, rowsSize}},
 		{{OpMerge, MergeRow, rowsSize}},
 	}
@@ -86,8 +86,8 @@ func fitBlocks(indexer bool) [][]term {
 		return append(blocks, dense)
 	}
 	return append(blocks,
-		append(dense, term{OpMHAMasked, PairMHAMasked, pairsSize}, term{OpMHAMasked, ReadKV, keysSize}),
-		[]term{{OpMLASparse, PairMLASparse, pairsSize}},
+		append(dense, term{OpMHAMasked, PairMHAMasked, pairsSize}, term{OpMHAMasked, RowMHA, rowsSize}, term{OpMHAMasked, ReadKV, keysSize}),
+		[]term{{OpMLASparse, PairMLASparse, pairsSize}, {OpMLASparse, RowMLASparse, rowsSize}},
 		[]term{{OpScore, ScoreRow, rowsSize}, {OpScore, ScorePair, pairsSize}},
 		[]term{
 			{OpSelectMask, TopKRow, rowsSize}, {OpSelectMask, TopKKey, pairsSize}, {OpSelectMask, MaskKey, pairsSize},

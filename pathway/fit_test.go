@@ -21,10 +21,10 @@ func measure(u *Units, constants *[OperationCount]float64, noise float64, rng *r
 		for _, keys := range []float64{64, 512, 4096} {
 			pairs := rows * keys
 			add(OpExpand, 0, keys*rows/16, 0, u[ExpandKey]*keys*rows/16)
-			add(OpMHA, rows, keys, pairs, u[PairMHA]*pairs+u[ReadKV]*keys)
-			add(OpMHAMasked, rows, keys, pairs, u[PairMHAMasked]*pairs+u[ReadKV]*keys)
-			add(OpMLA, rows, keys, pairs, u[PairMLA]*pairs+u[ReadRecord]*keys)
-			add(OpMLASparse, rows, 0, rows*min(keys, 2048), u[PairMLASparse]*rows*min(keys, 2048))
+			add(OpMHA, rows, keys, pairs, u[PairMHA]*pairs+u[RowMHA]*rows+u[ReadKV]*keys)
+			add(OpMHAMasked, rows, keys, pairs, u[PairMHAMasked]*pairs+u[RowMHA]*rows+u[ReadKV]*keys)
+			add(OpMLA, rows, keys, pairs, u[PairMLA]*pairs+u[RowMLA]*rows+u[ReadRecord]*keys)
+			add(OpMLASparse, rows, 0, rows*min(keys, 2048), u[PairMLASparse]*rows*min(keys, 2048)+u[RowMLASparse]*rows)
 			add(OpScore, rows, keys, pairs, u[ScoreRow]*rows+u[ScorePair]*pairs)
 			add(OpSelectIndices, rows, keys, pairs, u[TopKRow]*rows+u[TopKKey]*pairs+u[IndexRow]*rows)
 			add(OpSelectMask, rows, keys, pairs, u[TopKRow]*rows+u[TopKKey]*pairs+u[MaskKey]*pairs)
@@ -41,7 +41,7 @@ func TestFitRecoversUnits(t *testing.T) {
 		for p := ExpandKey; p < numParts; p++ {
 			u[p] = math.Exp(rng.Float64()*4 - 6) // pairs
 			switch p {
-			case ExpandKey, ReadKV, ReadRecord, AbsorbRow, ScoreRow, TopKRow, IndexRow, MergeRow:
+			case ExpandKey, ReadKV, ReadRecord, RowMHA, RowMLA, RowMLASparse, AbsorbRow, ScoreRow, TopKRow, IndexRow, MergeRow:
 				u[p] *= 100
 			}
 			if round%4 == 3 && rng.IntN(3) == 0 {

@@ -26,13 +26,13 @@ func price(c Config, extents []Extent, segments []Segment) float64 {
 			merges := u[MergeRow] * float64((context-1)/wave)
 			switch s.Pathway {
 			case MHA:
-				total += n*u[PairMHA] + merges
+				total += u[RowMHA] + n*u[PairMHA] + merges
 			case MHAMasked:
-				total += n*u[PairMHAMasked] + merges + indexer + g.IndexedShare*n*u[MaskKey]
+				total += u[RowMHA] + n*u[PairMHAMasked] + merges + indexer + g.IndexedShare*n*u[MaskKey]
 			case MLA:
-				total += u[AbsorbRow] + n*u[PairMLA]
+				total += u[AbsorbRow] + u[RowMLA] + n*u[PairMLA]
 			case MLASparse:
-				total += u[AbsorbRow] + float64(min(context, g.TopK))*u[PairMLASparse] + indexer + g.IndexedShare*u[IndexRow]
+				total += u[AbsorbRow] + u[RowMLASparse] + float64(min(context, g.TopK))*u[PairMLASparse] + indexer + g.IndexedShare*u[IndexRow]
 			}
 			if s.Pathway.Expanded() {
 				lastExpanded[s.Extent] = context

@@ -56,7 +56,7 @@ func drawConfig(t *rapid.T) Config {
 		switch p {
 		case OverheadMHA, OverheadMHAMasked, OverheadMLA, OverheadMLASparse:
 			c.Units[p] = unit(1, 1000)
-		case ExpandKey, ReadKV, AbsorbRow, ScoreRow, TopKRow, IndexRow, MergeRow, ReadRecord:
+		case ExpandKey, ReadKV, RowMHA, RowMLA, RowMLASparse, AbsorbRow, ScoreRow, TopKRow, IndexRow, MergeRow, ReadRecord:
 			c.Units[p] = unit(0.01, 30)
 		default:
 			c.Units[p] = unit(0.001, 1)
