@@ -60,7 +60,7 @@ type Device interface {
 	// SwiGLU writes silu(g)·u to dst [T, I], where a row of src [T, 2·I] is g
 	// followed by u.
 	SwiGLU(dst, src Tensor)
-	// Route chooses experts for each row of logits F32 [T, E] (MODELS: router).
+	// Route chooses experts for each row of logits F32 [T, E].
 	// bias F32 [1, E] is added to the scores for choosing only; its Mem is nil
 	// when there is none. It writes the chosen experts to ids I32 [T, Ke], best
 	// choice first, ties to the lower expert, and their weights to

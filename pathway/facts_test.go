@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// The arithmetic of DeepSeek-V3.2, as counted by hand in PATHWAYS.md, against
+// The arithmetic of DeepSeek-V3.2, as counted by hand, against
 // what the planner makes of the FLOP-based estimate.
 
 // flopsOnly returns a config without overheads and without memory traffic, so

@@ -9,7 +9,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// price is the cost model of PATHWAYS.md row by row, straight from the unit
+// price is the cost model row by row, straight from the unit
 // costs: the twin of Planner.Cost.
 func price(c Config, extents []Extent, segments []Segment) float64 {
 	u, g := &c.Calibration.Units, c.Geometry
@@ -62,8 +62,9 @@ func noOverhead(c Config) Config {
 	return c
 }
 
-// checkPlan checks what holds for every plan: invariants 1, 2 and 5 of
-// PATHWAYS.md, and that the numbers it carries are those of its segments.
+// checkPlan checks what holds for every plan: rows are covered once and in
+// order, pathways are exact, waves stay within their bound, and the numbers it
+// carries are those of its segments.
 func checkPlan(t rapid.TB, p *Planner, extents []Extent, plan *Plan) {
 	t.Helper()
 	c := p.Config()

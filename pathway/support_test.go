@@ -88,7 +88,7 @@ func drawExtents(t *rapid.T, longest int) []Extent {
 	}), 0, 6).Draw(t, "extents")
 }
 
-// exactFor is PATHWAYS.md's table, for one row.
+// exactFor is the table of exact pathways, for one row.
 func exactFor(g Geometry, q Pathway, context int) bool {
 	if q == MHA || q == MLA {
 		return g.TopK == 0 || context <= g.TopK

@@ -60,7 +60,7 @@ func identity(t testing.TB, d *Device, positions, dr int) device.Rope {
 }
 
 // TestLatentRecordF8 checks the 656 bytes of an fp8 record against
-// MODELS 4.3 and 4.4: codes, power-of-two scales, bf16 rope key.
+// the reference layout: codes, power-of-two scales, bf16 rope key.
 func TestLatentRecordF8(t *testing.T) {
 	rng := newRand(t)
 	d := newTestDevice(t, Options{Threads: 1})
@@ -120,7 +120,7 @@ func TestLatentRecordF8(t *testing.T) {
 	}
 }
 
-// TestHadamard checks the vector of MODELS 3.6 and the definition.
+// TestHadamard checks a vector worked by hand and the definition.
 func TestHadamard(t *testing.T) {
 	x := []float32{1, 2, 3, 4}
 	hadamard(x)
