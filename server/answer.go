@@ -33,9 +33,15 @@ type prompt struct {
 	parser func() *latent.ChoiceParser
 	probs  bool // log probabilities of the prompt are wanted
 
-	stream *engine.Stream
+	stream source
 	tokens []engine.Token // with log probabilities, when they have come
 	usage  engine.Usage   // the latest
+}
+
+// source is where a prompt's events come from: its *engine.Stream.
+type source interface {
+	Poll() (e engine.Event, more, ok bool)
+	Ready() <-chan struct{}
 }
 
 // choice is one answer to one prompt.
@@ -107,6 +113,15 @@ func (s *Server) answer(x *exchange, g *generation, f form, prompts []prompt) {
 	defer cancel(nil)
 	defer context.AfterFunc(s.base, func() { cancel(errShutdown) })()
 
+	a := newAnswer(s, x, g, f, prompts)
+	if err := a.submit(ctx); err != nil {
+		x.fail(err)
+		return
+	}
+	a.deliver()
+}
+
+func newAnswer(s *Server, x *exchange, g *generation, f form, prompts []prompt) *answer {
 	a := &answer{s: s, x: x, g: g, form: f, prompts: prompts}
 	a.envelope = envelope{
 		ID: f.idPrefix() + newID(), Object: f.object(g.stream), Created: x.arrival.Unix(),
@@ -115,12 +130,20 @@ func (s *Server) answer(x *exchange, g *generation, f form, prompts []prompt) {
 	if g.model != "" && g.model != "default" {
 		a.Model = g.model
 	}
-	a.describe()
-	if err := a.submit(ctx); err != nil {
-		x.fail(err)
-		return
+	for i := range prompts {
+		for range g.n {
+			a.choices = append(a.choices, &choice{index: len(a.choices), prompt: &prompts[i], parser: prompts[i].parser()})
+		}
 	}
-	if g.stream {
+	a.waiting = len(a.choices)
+	r := &x.record
+	r.generation, r.model, r.stream, r.n = true, a.Model, g.stream, g.n
+	return a
+}
+
+// deliver answers with what the engine brings.
+func (a *answer) deliver() {
+	if a.g.stream {
 		a.streamed()
 	} else {
 		a.collected()
@@ -156,11 +179,7 @@ func (a *answer) submit(ctx context.Context) *failure {
 			return f
 		}
 		p.stream = stream
-		for range g.n {
-			a.choices = append(a.choices, &choice{index: len(a.choices), prompt: p, parser: p.parser()})
-		}
 	}
-	a.waiting = len(a.choices)
 	return nil
 }
 
@@ -353,12 +372,6 @@ func (a *answer) account() {
 		a.x.status = statusClientClosed
 		a.s.metrics.disconnected()
 	}
-}
-
-// describe notes in the log what was asked for.
-func (a *answer) describe() {
-	r := &a.x.record
-	r.generation, r.model, r.stream, r.n = true, a.Model, a.g.stream, a.g.n
 }
 
 // logCause writes down why the engine failed a request, unless that is the

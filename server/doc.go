@@ -18,5 +18,5 @@
 //
 // The package computes nothing: tokens, text, sampling and attention are the
 // engine's, reached through package latent. It imports latent, engine, chat,
-// pathway and sample, and the Prometheus client.
+// pathway and sample.
 package server

@@ -17,12 +17,13 @@ import (
 // it knows the status.
 type exchange struct {
 	http.ResponseWriter
-	r       *http.Request
-	control *http.ResponseController
-	id      string // of the request, in X-Request-Id
-	arrival time.Time
-	route   string // the label of metrics, "other" if there is no such path
-	keyName string // whose key it was
+	r        *http.Request
+	control  *http.ResponseController
+	patience time.Duration // for a write
+	id       string        // of the request, in X-Request-Id
+	arrival  time.Time
+	route    string // the label of metrics, "other" if there is no such path
+	keyName  string // whose key it was
 
 	status    int // sent, or statusClientClosed; 0 before
 	sent      bool
@@ -31,10 +32,11 @@ type exchange struct {
 	record    record
 }
 
-func newExchange(w http.ResponseWriter, r *http.Request) *exchange {
+func (s *Server) newExchange(w http.ResponseWriter, r *http.Request) *exchange {
 	x := &exchange{
 		ResponseWriter: w, r: r, control: http.NewResponseController(w), arrival: time.Now(), route: otherRoute,
-		id: requestID(r.Header.Get("X-Request-Id")),
+		patience: s.config.WriteTimeout,
+		id:       requestID(r.Header.Get("X-Request-Id")),
 	}
 	x.Header().Set("X-Request-Id", x.id)
 	return x
@@ -79,7 +81,7 @@ func requestID(given string) string {
 // Deadlines are set through the connection; a recorder in a test has none, and
 // an error is of no consequence otherwise: the next read or write fails.
 func (x *exchange) extendWriteDeadline() {
-	_ = x.control.SetWriteDeadline(time.Now().Add(writeTimeout))
+	_ = x.control.SetWriteDeadline(time.Now().Add(x.patience))
 }
 
 // clearDeadlines lets the connection be used for further requests: deadlines

@@ -58,7 +58,7 @@ func (s *Server) Handler() http.Handler {
 		})
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		x := newExchange(w, r)
+		x := s.newExchange(w, r)
 		defer s.finish(x)
 		if s.allowOrigin(x) {
 			return

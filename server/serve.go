@@ -48,7 +48,8 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 // drain ends the server's work. Probes are answered until the end.
 func (s *Server) drain(h *http.Server) {
 	h.SetKeepAlivesEnabled(false)
-	if s.advance(leaving) == ready {
+	worked := s.advance(leaving) == ready
+	if worked {
 		s.log.Info("draining", "delay", s.config.DrainDelay.String(), "timeout", s.config.DrainTimeout.String())
 		time.Sleep(s.config.DrainDelay)
 	}
@@ -67,5 +68,7 @@ func (s *Server) drain(h *http.Server) {
 	if err := h.Shutdown(ctx); err != nil {
 		_ = h.Close()
 	}
-	s.log.Info("drained")
+	if worked {
+		s.log.Info("drained")
+	}
 }

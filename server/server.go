@@ -48,6 +48,9 @@ type Config struct {
 	MaxRequestBytes int64
 	// BodyTimeout is how long a client may take to send a body; 0: 60 s.
 	BodyTimeout time.Duration
+	// WriteTimeout is how long a client may take to accept an event of a stream,
+	// or a response; 0: 30 s.
+	WriteTimeout time.Duration
 	// DrainDelay is how long new work is still taken after the order to stop,
 	// for those who have not heard of it; DrainTimeout how long streams may go
 	// on then. 0 is none.
@@ -112,6 +115,9 @@ func New(c Config) (*Server, error) {
 	}
 	if c.BodyTimeout == 0 {
 		c.BodyTimeout = bodyTimeout
+	}
+	if c.WriteTimeout == 0 {
+		c.WriteTimeout = writeTimeout
 	}
 	if c.LoadInterval == 0 {
 		c.LoadInterval = time.Minute

@@ -7,7 +7,8 @@ import (
 	"latent"
 )
 
-// writeTimeout is how long a client may take to accept an event.
+// writeTimeout is how long a client may take to accept an event, unless
+// configured.
 const writeTimeout = 30 * time.Second
 
 // streamed answers with server-sent events: only data lines, one event each.

@@ -11,7 +11,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -23,7 +22,7 @@ import (
 // serveCommand serves the model over HTTP.
 type serveCommand struct {
 	Host            string   `help:"Address to listen on." default:"127.0.0.1" group:"Server"`
-	Port            portFlag `help:"Port to listen on; 0 takes a free one." default:"30000" group:"Server"`
+	Port            uint16   `help:"Port to listen on; 0 takes a free one." default:"30000" group:"Server"`
 	ServedModelName []string `help:"Names of the model on the wire, the first in answers that name none. Default: its folder's name." placeholder:"NAME" group:"Server"`
 	APIKey          []string `name:"api-key" help:"API key that clients must send; may be given several times. Default: none needed." sep:"none" placeholder:"KEY" group:"Server"`
 	APIKeyFile      string   `name:"api-key-file" help:"File of API keys, one a line, name:key to name it in the log. Read again on SIGHUP." placeholder:"FILE" group:"Server"`
@@ -41,24 +40,6 @@ type serveCommand struct {
 	AllowRequestPolicy bool   `help:"Let requests choose their attention policy (latent.policy)." group:"Requests"`
 
 	modelFlags
-}
-
-// portFlag is a port. Kubernetes sets LATENT_PORT=tcp://... for a Service called
-// latent; taking that for a typing error would help nobody.
-type portFlag int
-
-// UnmarshalText reads a port.
-func (p *portFlag) UnmarshalText(text []byte) error {
-	if strings.Contains(string(text), "://") {
-		return fmt.Errorf("%q is no port: Kubernetes sets LATENT_PORT to the address of a Service called \"latent\"; "+
-			"set enableServiceLinks: false in the pod, or give the Service another name", text)
-	}
-	n, err := strconv.ParseUint(string(text), 10, 16)
-	if err != nil {
-		return fmt.Errorf("%q is no port: want 0 to 65535", text)
-	}
-	*p = portFlag(n)
-	return nil
 }
 
 // duration is a time such as 5s; a plain number is seconds.
