@@ -63,8 +63,7 @@ func ExampleEngine_Generate() {
 	// Output:
 	// length 5 prompt tokens, 3 generated
 	// prefill 0-4: mla, forced_policy
-	// decode 5-5: mla, forced_policy
-	// decode 6-6: mla, forced_policy
+	// decode 5-6: mla, forced_policy
 }
 
 // A plan for a step that mixes prompts and decodes, on one of eight GPUs with

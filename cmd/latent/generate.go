@@ -155,8 +155,7 @@ func (a *answer) end() error {
 	return err
 }
 
-// printDecisions prints the attention decisions of one request, runs of decode
-// steps that were decided alike in one line.
+// printDecisions prints the attention decisions of one request.
 func printDecisions(out io.Writer, last latent.Delta, first, total time.Duration) error {
 	w := bufio.NewWriter(out)
 	u := last.Usage
@@ -164,20 +163,9 @@ func printDecisions(out io.Writer, last latent.Delta, first, total time.Duration
 		u.Prompt, u.Cached, u.Completion, last.Finish, first.Round(time.Millisecond/10), total.Round(time.Millisecond/10))
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tw, "phase\tpositions\tpathway\treason\tpredicted/layer\tinstead of")
-	for i := 0; i < len(u.Decisions); {
-		d, to := &u.Decisions[i], u.Decisions[i].To
-		cost := d.PredictedUS
-		next := i + 1
-		for d.Phase == pathway.Decode && next < len(u.Decisions) {
-			n := &u.Decisions[next]
-			if n.Phase != d.Phase || n.Pathway != d.Pathway || n.Reason != d.Reason || n.From != to {
-				break
-			}
-			to, cost = n.To, cost+n.PredictedUS
-			next++
-		}
-		fmt.Fprintf(tw, "%s\t%d–%d\t%s\t%s\t%.1f µs\t%s\n", d.Phase, d.From, to-1, d.Pathway, d.Reason, cost, instead(d))
-		i = next
+	for i := range u.Decisions {
+		d := &u.Decisions[i]
+		fmt.Fprintf(tw, "%s\t%d–%d\t%s\t%s\t%.1f µs\t%s\n", d.Phase, d.From, d.To-1, d.Pathway, d.Reason, d.PredictedUS, instead(d))
 	}
 	tw.Flush()
 	fmt.Fprintf(w, "rows by pathway:")
