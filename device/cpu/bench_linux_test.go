@@ -111,10 +111,11 @@ func BenchmarkMoE(b *testing.B) {
 }
 
 // BenchmarkAttention measures the attention operations with the head sizes of
-// DeepSeek-V3.2, 16 heads, for the last rows of a context.
+// DeepSeek-V3.2 and the numbers of heads and of selected keys of
+// configs/bench-0.85b.json, for the last rows of a context.
 func BenchmarkAttention(b *testing.B) {
 	d, rng := benchDevice(b)
-	const heads, r, dn, dr, dv, hi, di, topk = 16, 512, 128, 64, 128, 64, 128, 2048
+	const heads, r, dn, dr, dv, hi, di, topk = 16, 512, 128, 64, 128, 16, 128, 256
 	kvb, err := d.LoadKVB(device.F32, heads, dn, dv, source(rng, device.BF16, heads*(dn+dv), r, nil))
 	if err != nil {
 		b.Fatal(err)
@@ -179,6 +180,14 @@ func BenchmarkAttention(b *testing.B) {
 				run("SelectTopK", 0, 4*pairs, func() { d.SelectTopK(indices, scores, k, selected) })
 			}
 			d.SelectTopK(indices, scores, k, selected)
+			if format == device.CacheF32 {
+				mask, err := d.NewSelection(device.SelectMask, s.rows, s.context, k)
+				if err != nil {
+					b.Fatal(err)
+				}
+				d.SelectTopK(mask, scores, k, selected)
+				run("MHAMasked", pairs*heads*(dn+dr+dv), 0, func() { d.MHA(out, lse, q, kv, kvb, mask, 0.1, selected) })
+			}
 			run("MLASparse", min(pairs, float64(k)*float64(s.rows))*heads*(2*r+dr), 0, func() { d.MLA(z, lse, qa, ca, 0, indices, 0.1, selected) })
 			kv.Free()
 			ca.Free()

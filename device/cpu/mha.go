@@ -140,6 +140,9 @@ func (d *Device) attend(ws *arena, a *mhaArgs, it *mhaItem, mask *selection) {
 // g.. of an item, at most as many as the kernels take at once.
 func (d *Device) attendBlock(e *expansion, scale float32, it *mhaItem, mask *selection, pq []float32, ldq int, s []float32, lds int, acc []float32, states []online, g, from, to int) {
 	run, m := it.run, len(states)
+	if mask != nil && !mask.any(run.Sel+it.r0+g, m, from, to) {
+		return
+	}
 	slot := run.Keys + from - run.KeyFrom
 	skip := slot % kern.N // columns of s before the first key
 	keys := to - from
@@ -163,11 +166,7 @@ func (d *Device) attendBlock(e *expansion, scale float32, it *mhaItem, mask *sel
 		}
 		if mask != nil {
 			words := mask.mask[(run.Sel+r)*mask.words:][:mask.words]
-			for k := range n {
-				if p := from + k; words[p/64]>>(p%64)&1 == 0 {
-					row[k] = float32(math.Inf(-1))
-				}
-			}
+			d.k.Mask(row[:n], words, from)
 		}
 		clear(row[n:])
 		st := &states[i]

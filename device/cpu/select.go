@@ -59,6 +59,30 @@ func (s *selection) selected(r int) []int32 {
 	return p[:n]
 }
 
+// any tells whether a mask has one of the positions [from, to), at least one, in
+// n rows from row r on.
+func (s *selection) any(r, n, from, to int) bool {
+	first, last := from/64, (to-1)/64
+	low, high := ^uint64(0)<<(from%64), ^uint64(0)>>(63-(to-1)%64)
+	for ; n > 0; n-- {
+		words := s.mask[r*s.words:][:s.words]
+		for i := first; i <= last; i++ {
+			w := words[i]
+			if i == first {
+				w &= low
+			}
+			if i == last {
+				w &= high
+			}
+			if w != 0 {
+				return true
+			}
+		}
+		r++
+	}
+	return false
+}
+
 // selectionOf checks a selection that the rows of run refer to.
 func selectionOf(op string, sel device.Selection, form device.SelectionForm, run *device.Run) *selection {
 	s, ok := sel.(*selection)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"latent/device"
 	"latent/device/cpu/kern"
 )
 
@@ -72,4 +73,34 @@ func sorted(rng *rand.Rand, scores []float32, topk int) []int32 {
 	}
 	slices.Sort(p)
 	return p
+}
+
+// TestMaskAny compares any with the listed positions.
+func TestMaskAny(t *testing.T) {
+	rng := newRand(t)
+	d := newTestDevice(t, Options{Threads: 1})
+	const rows, keys = 4, 300
+	for range 200 {
+		sel, err := d.NewSelection(device.SelectMask, rows, keys, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := sel.(*selection)
+		for range rng.IntN(4) {
+			p := rng.IntN(keys)
+			s.mask[rng.IntN(rows)*s.words+p/64] |= 1 << (p % 64)
+		}
+		r := rng.IntN(rows)
+		n, from := 1+rng.IntN(rows-r), rng.IntN(keys)
+		to := from + 1 + rng.IntN(keys-from)
+		want := false
+		for i := range n {
+			for _, p := range s.Positions(r + i) {
+				want = want || int(p) >= from && int(p) < to
+			}
+		}
+		if got := s.any(r, n, from, to); got != want {
+			t.Fatalf("any position of [%d, %d) in rows [%d, %d): %v, want %v", from, to, r, r+n, got, want)
+		}
+	}
 }

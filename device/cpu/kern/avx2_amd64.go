@@ -82,6 +82,11 @@ func scaleAVX2(n int, x *float32, a float32)
 //go:noescape
 func scaleMulAVX2(n int, dst *float32, a float32, x *float32, w *float32)
 
+// maskAVX2 sets elements to −Inf whose bit is clear, n <= 64.
+//
+//go:noescape
+func maskAVX2(n int, x *float32, bits uint64)
+
 // reluWeightedAVX2 adds w·max(0, s) to dst.
 //
 //go:noescape

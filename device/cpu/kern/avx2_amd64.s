@@ -1760,6 +1760,57 @@ done32:
 	VZEROUPPER
 	RET
 
+// func maskAVX2(n int, x *float32, bits uint64)
+// Requires: AVX, AVX2
+TEXT ·maskAVX2(SB), NOSPLIT, $0-24
+	MOVQ    n+0(FP), AX
+	MOVQ    x+8(FP), CX
+	MOVQ    bits+16(FP), DX
+	VMOVUPS cAVX2_ff800000<>+0(SB), Y0
+
+single34:
+	CMPQ         AX, $0x00000008
+	JLT          rest35
+	VMOVUPS      (CX), Y1
+	VMOVD        DX, X2
+	VPBROADCASTD X2, Y2
+	VPAND        powersAVX2<>+0(SB), Y2, Y2
+	VPCMPEQD     powersAVX2<>+0(SB), Y2, Y2
+	VBLENDVPS    Y2, Y1, Y0, Y1
+	VMOVUPS      Y1, (CX)
+	ADDQ         $0x00000020, CX
+	SHRQ         $0x08, DX
+	SUBQ         $0x00000008, AX
+	JMP          single34
+
+rest35:
+	TESTQ        AX, AX
+	JEQ          done36
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Y14
+	VPCMPGTD     iotaAVX2<>+0(SB), Y14, Y15
+	VMASKMOVPS   (CX), Y15, Y1
+	VMOVD        DX, X2
+	VPBROADCASTD X2, Y2
+	VPAND        powersAVX2<>+0(SB), Y2, Y2
+	VPCMPEQD     powersAVX2<>+0(SB), Y2, Y2
+	VBLENDVPS    Y2, Y1, Y0, Y1
+	VMASKMOVPS   Y1, Y15, (CX)
+
+done36:
+	VZEROUPPER
+	RET
+
+DATA powersAVX2<>+0(SB)/4, $0x00000001
+DATA powersAVX2<>+4(SB)/4, $0x00000002
+DATA powersAVX2<>+8(SB)/4, $0x00000004
+DATA powersAVX2<>+12(SB)/4, $0x00000008
+DATA powersAVX2<>+16(SB)/4, $0x00000010
+DATA powersAVX2<>+20(SB)/4, $0x00000020
+DATA powersAVX2<>+24(SB)/4, $0x00000040
+DATA powersAVX2<>+28(SB)/4, $0x00000080
+GLOBL powersAVX2<>(SB), RODATA|NOPTR, $32
+
 // func reluWeightedAVX2(n int, dst *float32, s *float32, w float32)
 // Requires: AVX, AVX2, FMA3, SSE
 TEXT ·reluWeightedAVX2(SB), NOSPLIT, $0-28
@@ -1770,9 +1821,9 @@ TEXT ·reluWeightedAVX2(SB), NOSPLIT, $0-28
 	VBROADCASTSS X0, Y0
 	VPXOR        Y13, Y13, Y13
 
-round33:
+round37:
 	CMPQ        AX, $0x00000020
-	JLT         single34
+	JLT         single38
 	VMOVUPS     (CX), Y1
 	VMOVUPS     (DX), Y5
 	VMAXPS      Y5, Y13, Y5
@@ -1796,11 +1847,11 @@ round33:
 	ADDQ        $0x00000080, CX
 	ADDQ        $0x00000080, DX
 	SUBQ        $0x00000020, AX
-	JMP         round33
+	JMP         round37
 
-single34:
+single38:
 	CMPQ        AX, $0x00000008
-	JLT         rest35
+	JLT         rest39
 	VMOVUPS     (CX), Y1
 	VMOVUPS     (DX), Y5
 	VMAXPS      Y5, Y13, Y5
@@ -1809,11 +1860,11 @@ single34:
 	ADDQ        $0x00000020, CX
 	ADDQ        $0x00000020, DX
 	SUBQ        $0x00000008, AX
-	JMP         single34
+	JMP         single38
 
-rest35:
+rest39:
 	TESTQ        AX, AX
-	JEQ          done36
+	JEQ          done40
 	VMOVD        AX, X14
 	VPBROADCASTD X14, Y14
 	VPCMPGTD     iotaAVX2<>+0(SB), Y14, Y15
@@ -1823,7 +1874,7 @@ rest35:
 	VFMADD231PS  Y5, Y0, Y1
 	VMASKMOVPS   Y1, Y15, (CX)
 
-done36:
+done40:
 	VZEROUPPER
 	RET
 
@@ -1839,9 +1890,9 @@ TEXT ·expAVX2(SB), NOSPLIT, $0-28
 	VPXOR        Y2, Y2, Y2
 	VPXOR        Y3, Y3, Y3
 
-round37:
+round41:
 	CMPQ         AX, $0x00000010
-	JLT          single38
+	JLT          single42
 	VMOVUPS      (CX), Y4
 	VFMSUB213PS  Y1, Y0, Y4
 	VMOVUPS      cAVX2_42b20000<>+0(SB), Y6
@@ -1906,11 +1957,11 @@ round37:
 	VADDPS       Y5, Y3, Y3
 	ADDQ         $0x00000040, CX
 	SUBQ         $0x00000010, AX
-	JMP          round37
+	JMP          round41
 
-single38:
+single42:
 	CMPQ         AX, $0x00000008
-	JLT          rest39
+	JLT          rest43
 	VMOVUPS      (CX), Y4
 	VFMSUB213PS  Y1, Y0, Y4
 	VMOVUPS      cAVX2_42b20000<>+0(SB), Y6
@@ -1944,11 +1995,11 @@ single38:
 	VADDPS       Y4, Y2, Y2
 	ADDQ         $0x00000020, CX
 	SUBQ         $0x00000008, AX
-	JMP          single38
+	JMP          single42
 
-rest39:
+rest43:
 	TESTQ        AX, AX
-	JEQ          done40
+	JEQ          done44
 	VMOVD        AX, X14
 	VPBROADCASTD X14, Y14
 	VPCMPGTD     iotaAVX2<>+0(SB), Y14, Y15
@@ -1985,7 +2036,7 @@ rest39:
 	VANDPS       Y15, Y4, Y4
 	VADDPS       Y4, Y2, Y2
 
-done40:
+done44:
 	VADDPS       Y3, Y2, Y2
 	VEXTRACTF128 $0x01, Y2, X3
 	VADDPS       X3, X2, X2
@@ -2145,9 +2196,9 @@ TEXT ·siluMulAVX2(SB), NOSPLIT, $0-32
 	MOVQ gate+16(FP), DX
 	MOVQ up+24(FP), BX
 
-round41:
+round45:
 	CMPQ         AX, $0x00000010
-	JLT          single42
+	JLT          single46
 	VMOVUPS      (DX), Y4
 	VPXOR        cAVX2_80000000<>+0(SB), Y4, Y6
 	VMOVUPS      cAVX2_42b20000<>+0(SB), Y8
@@ -2220,11 +2271,11 @@ round41:
 	ADDQ         $0x00000040, DX
 	ADDQ         $0x00000040, BX
 	SUBQ         $0x00000010, AX
-	JMP          round41
+	JMP          round45
 
-single42:
+single46:
 	CMPQ         AX, $0x00000008
-	JLT          rest43
+	JLT          rest47
 	VMOVUPS      (DX), Y4
 	VPXOR        cAVX2_80000000<>+0(SB), Y4, Y6
 	VMOVUPS      cAVX2_42b20000<>+0(SB), Y8
@@ -2263,11 +2314,11 @@ single42:
 	ADDQ         $0x00000020, DX
 	ADDQ         $0x00000020, BX
 	SUBQ         $0x00000008, AX
-	JMP          single42
+	JMP          single46
 
-rest43:
+rest47:
 	TESTQ        AX, AX
-	JEQ          done44
+	JEQ          done48
 	VMOVD        AX, X14
 	VPBROADCASTD X14, Y14
 	VPCMPGTD     iotaAVX2<>+0(SB), Y14, Y15
@@ -2306,7 +2357,7 @@ rest43:
 	VMULPS       Y6, Y4, Y4
 	VMASKMOVPS   Y4, Y15, (CX)
 
-done44:
+done48:
 	VZEROUPPER
 	RET
 
@@ -2327,9 +2378,9 @@ TEXT ·f32FromBF16AVX2(SB), NOSPLIT, $0-24
 	MOVQ dst+8(FP), CX
 	MOVQ src+16(FP), DX
 
-round45:
+round49:
 	CMPQ      AX, $0x00000020
-	JLT       single46
+	JLT       single50
 	VPMOVZXWD (DX), Y0
 	VPSLLD    $0x10, Y0, Y0
 	VMOVUPS   Y0, (CX)
@@ -2345,20 +2396,20 @@ round45:
 	ADDQ      $0x00000080, CX
 	ADDQ      $0x00000040, DX
 	SUBQ      $0x00000020, AX
-	JMP       round45
+	JMP       round49
 
-single46:
+single50:
 	CMPQ      AX, $0x00000008
-	JLT       rest47
+	JLT       rest51
 	VPMOVZXWD (DX), Y0
 	VPSLLD    $0x10, Y0, Y0
 	VMOVUPS   Y0, (CX)
 	ADDQ      $0x00000020, CX
 	ADDQ      $0x00000010, DX
 	SUBQ      $0x00000008, AX
-	JMP       single46
+	JMP       single50
 
-rest47:
+rest51:
 	VZEROUPPER
 	RET
 
@@ -2369,9 +2420,9 @@ TEXT ·f32FromF16AVX2(SB), NOSPLIT, $0-24
 	MOVQ dst+8(FP), CX
 	MOVQ src+16(FP), DX
 
-round49:
+round53:
 	CMPQ      AX, $0x00000020
-	JLT       single50
+	JLT       single54
 	VCVTPH2PS (DX), Y0
 	VMOVUPS   Y0, (CX)
 	VCVTPH2PS 16(DX), Y1
@@ -2383,19 +2434,19 @@ round49:
 	ADDQ      $0x00000080, CX
 	ADDQ      $0x00000040, DX
 	SUBQ      $0x00000020, AX
-	JMP       round49
+	JMP       round53
 
-single50:
+single54:
 	CMPQ      AX, $0x00000008
-	JLT       rest51
+	JLT       rest55
 	VCVTPH2PS (DX), Y0
 	VMOVUPS   Y0, (CX)
 	ADDQ      $0x00000020, CX
 	ADDQ      $0x00000010, DX
 	SUBQ      $0x00000008, AX
-	JMP       single50
+	JMP       single54
 
-rest51:
+rest55:
 	VZEROUPPER
 	RET
 
@@ -2408,9 +2459,9 @@ TEXT ·f32FromF8AVX2(SB), NOSPLIT, $0-28
 	MOVSS        scale+24(FP), X13
 	VBROADCASTSS X13, Y13
 
-round53:
+round57:
 	CMPQ      AX, $0x00000020
-	JLT       single54
+	JLT       single58
 	VPMOVSXBW (DX), X0
 	VPSLLW    $0x07, X0, X0
 	VPAND     cAVX2_bf80bf80<>+0(SB), X0, X0
@@ -2454,11 +2505,11 @@ round53:
 	ADDQ      $0x00000080, CX
 	ADDQ      $0x00000020, DX
 	SUBQ      $0x00000020, AX
-	JMP       round53
+	JMP       round57
 
-single54:
+single58:
 	CMPQ      AX, $0x00000008
-	JLT       rest55
+	JLT       rest59
 	VPMOVSXBW (DX), X0
 	VPSLLW    $0x07, X0, X0
 	VPAND     cAVX2_bf80bf80<>+0(SB), X0, X0
@@ -2472,9 +2523,9 @@ single54:
 	ADDQ      $0x00000020, CX
 	ADDQ      $0x00000008, DX
 	SUBQ      $0x00000008, AX
-	JMP       single54
+	JMP       single58
 
-rest55:
+rest59:
 	VZEROUPPER
 	RET
 
@@ -2505,9 +2556,9 @@ TEXT ·bf16FromF32AVX2(SB), NOSPLIT, $0-24
 	MOVQ dst+8(FP), CX
 	MOVQ src+16(FP), DX
 
-single58:
+single62:
 	CMPQ         AX, $0x00000008
-	JLT          rest59
+	JLT          rest63
 	VMOVUPS      (DX), Y0
 	VPSRLD       $0x10, Y0, Y1
 	VPAND        cAVX2_00000001<>+0(SB), Y1, Y2
@@ -2523,9 +2574,9 @@ single58:
 	ADDQ         $0x00000010, CX
 	ADDQ         $0x00000020, DX
 	SUBQ         $0x00000008, AX
-	JMP          single58
+	JMP          single62
 
-rest59:
+rest63:
 	VZEROUPPER
 	RET
 
@@ -2568,9 +2619,9 @@ TEXT ·f8FromF32AVX2(SB), NOSPLIT, $0-28
 	MOVSS        scale+24(FP), X13
 	VBROADCASTSS X13, Y13
 
-single62:
+single66:
 	CMPQ         AX, $0x00000008
-	JLT          rest63
+	JLT          rest67
 	VMOVUPS      (DX), Y0
 	VMULPS       Y0, Y13, Y0
 	VPAND        cAVX2_7fffffff<>+0(SB), Y0, Y1
@@ -2598,9 +2649,9 @@ single62:
 	ADDQ         $0x00000008, CX
 	ADDQ         $0x00000020, DX
 	SUBQ         $0x00000008, AX
-	JMP          single62
+	JMP          single66
 
-rest63:
+rest67:
 	VZEROUPPER
 	RET
 
@@ -2683,9 +2734,9 @@ TEXT ·countGreaterAVX2(SB), NOSPLIT, $0-32
 	VBROADCASTSS X0, Y0
 	XORQ         DX, DX
 
-round65:
+round69:
 	CMPQ      AX, $0x00000020
-	JLT       single66
+	JLT       single70
 	VMOVUPS   (CX), Y1
 	VCMPPS    $0x1e, Y0, Y1, Y1
 	VMOVMSKPS Y1, BX
@@ -2708,11 +2759,11 @@ round65:
 	ADDQ      BX, DX
 	ADDQ      $0x00000080, CX
 	SUBQ      $0x00000020, AX
-	JMP       round65
+	JMP       round69
 
-single66:
+single70:
 	CMPQ      AX, $0x00000008
-	JLT       rest67
+	JLT       rest71
 	VMOVUPS   (CX), Y1
 	VCMPPS    $0x1e, Y0, Y1, Y1
 	VMOVMSKPS Y1, BX
@@ -2720,11 +2771,11 @@ single66:
 	ADDQ      BX, DX
 	ADDQ      $0x00000020, CX
 	SUBQ      $0x00000008, AX
-	JMP       single66
+	JMP       single70
 
-rest67:
+rest71:
 	TESTQ        AX, AX
-	JEQ          done68
+	JEQ          done72
 	VMOVD        AX, X14
 	VPBROADCASTD X14, Y14
 	VPCMPGTD     iotaAVX2<>+0(SB), Y14, Y15
@@ -2735,7 +2786,7 @@ rest67:
 	POPCNTL      AX, AX
 	ADDQ         AX, DX
 
-done68:
+done72:
 	VZEROUPPER
 	MOVQ DX, ret+24(FP)
 	RET
@@ -2751,32 +2802,32 @@ TEXT ·indexGreaterAVX2(SB), NOSPLIT, $0-40
 	MOVL         base+28(FP), BX
 	MOVQ         CX, SI
 
-single70:
+single74:
 	CMPQ      AX, $0x00000008
-	JLT       rest71
+	JLT       rest75
 	VMOVUPS   (DX), Y2
 	VCMPPS    $0x1e, Y0, Y2, Y2
 	VMOVMSKPS Y2, DI
 	TESTL     DI, DI
-	JEQ       none73
+	JEQ       none77
 
-next74:
+next78:
 	TZCNTL DI, R8
 	ADDL   BX, R8
 	MOVL   R8, (CX)
 	ADDQ   $0x04, CX
 	BLSRL  DI, DI
-	JNE    next74
+	JNE    next78
 
-none73:
+none77:
 	ADDQ $0x00000020, DX
 	ADDL $0x08, BX
 	SUBQ $0x00000008, AX
-	JMP  single70
+	JMP  single74
 
-rest71:
+rest75:
 	TESTQ        AX, AX
-	JEQ          done72
+	JEQ          done76
 	VMOVD        AX, X14
 	VPBROADCASTD X14, Y14
 	VPCMPGTD     iotaAVX2<>+0(SB), Y14, Y15
@@ -2785,18 +2836,18 @@ rest71:
 	VANDPS       Y15, Y2, Y2
 	VMOVMSKPS    Y2, AX
 	TESTL        AX, AX
-	JEQ          none75
+	JEQ          none79
 
-next76:
+next80:
 	TZCNTL AX, DX
 	ADDL   BX, DX
 	MOVL   DX, (CX)
 	ADDQ   $0x04, CX
 	BLSRL  AX, AX
-	JNE    next76
+	JNE    next80
 
-none75:
-done72:
+none79:
+done76:
 	SUBQ SI, CX
 	SHRQ $0x02, CX
 	VZEROUPPER

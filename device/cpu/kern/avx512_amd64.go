@@ -82,6 +82,11 @@ func scaleAVX512(n int, x *float32, a float32)
 //go:noescape
 func scaleMulAVX512(n int, dst *float32, a float32, x *float32, w *float32)
 
+// maskAVX512 sets elements to −Inf whose bit is clear, n <= 64.
+//
+//go:noescape
+func maskAVX512(n int, x *float32, bits uint64)
+
 // reluWeightedAVX512 adds w·max(0, s) to dst.
 //
 //go:noescape

@@ -5138,6 +5138,41 @@ done32:
 	VZEROUPPER
 	RET
 
+// func maskAVX512(n int, x *float32, bits uint64)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·maskAVX512(SB), NOSPLIT, $0-24
+	MOVQ    n+0(FP), AX
+	MOVQ    x+8(FP), CX
+	MOVQ    bits+16(FP), DX
+	VMOVUPS cAVX512_ff800000<>+0(SB), Z0
+
+single34:
+	CMPQ      AX, $0x00000010
+	JLT       rest35
+	VMOVUPS   (CX), Z1
+	KMOVW     DX, K2
+	VBLENDMPS Z1, Z0, K2, Z1
+	VMOVUPS   Z1, (CX)
+	ADDQ      $0x00000040, CX
+	SHRQ      $0x10, DX
+	SUBQ      $0x00000010, AX
+	JMP       single34
+
+rest35:
+	TESTQ     AX, AX
+	JEQ       done36
+	MOVQ      $-1, BX
+	BZHIQ     AX, BX, BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (CX), K1, Z1
+	KMOVW     DX, K2
+	VBLENDMPS Z1, Z0, K2, Z1
+	VMOVUPS   Z1, K1, (CX)
+
+done36:
+	VZEROUPPER
+	RET
+
 // func reluWeightedAVX512(n int, dst *float32, s *float32, w float32)
 // Requires: AVX, AVX512F, BMI2, SSE
 TEXT ·reluWeightedAVX512(SB), NOSPLIT, $0-28
@@ -5148,9 +5183,9 @@ TEXT ·reluWeightedAVX512(SB), NOSPLIT, $0-28
 	VBROADCASTSS X0, Z0
 	VPXORD       Z13, Z13, Z13
 
-round33:
+round37:
 	CMPQ        AX, $0x00000040
-	JLT         single34
+	JLT         single38
 	VMOVUPS     (CX), Z1
 	VMOVUPS     (DX), Z5
 	VMAXPS      Z5, Z13, Z5
@@ -5174,11 +5209,11 @@ round33:
 	ADDQ        $0x00000100, CX
 	ADDQ        $0x00000100, DX
 	SUBQ        $0x00000040, AX
-	JMP         round33
+	JMP         round37
 
-single34:
+single38:
 	CMPQ        AX, $0x00000010
-	JLT         rest35
+	JLT         rest39
 	VMOVUPS     (CX), Z1
 	VMOVUPS     (DX), Z5
 	VMAXPS      Z5, Z13, Z5
@@ -5187,11 +5222,11 @@ single34:
 	ADDQ        $0x00000040, CX
 	ADDQ        $0x00000040, DX
 	SUBQ        $0x00000010, AX
-	JMP         single34
+	JMP         single38
 
-rest35:
+rest39:
 	TESTQ       AX, AX
-	JEQ         done36
+	JEQ         done40
 	MOVQ        $-1, BX
 	BZHIQ       AX, BX, BX
 	KMOVW       BX, K1
@@ -5201,7 +5236,7 @@ rest35:
 	VFMADD231PS Z5, Z0, Z1
 	VMOVUPS     Z1, K1, (CX)
 
-done36:
+done40:
 	VZEROUPPER
 	RET
 
@@ -5217,9 +5252,9 @@ TEXT ·expAVX512(SB), NOSPLIT, $0-28
 	VPXORD       Z2, Z2, Z2
 	VPXORD       Z3, Z3, Z3
 
-round37:
+round41:
 	CMPQ         AX, $0x00000020
-	JLT          single38
+	JLT          single42
 	VMOVUPS      (CX), Z4
 	VFMSUB213PS  Z1, Z0, Z4
 	VMOVUPS      cAVX512_42b20000<>+0(SB), Z6
@@ -5266,11 +5301,11 @@ round37:
 	VADDPS       Z5, Z3, Z3
 	ADDQ         $0x00000080, CX
 	SUBQ         $0x00000020, AX
-	JMP          round37
+	JMP          round41
 
-single38:
+single42:
 	CMPQ         AX, $0x00000010
-	JLT          rest39
+	JLT          rest43
 	VMOVUPS      (CX), Z4
 	VFMSUB213PS  Z1, Z0, Z4
 	VMOVUPS      cAVX512_42b20000<>+0(SB), Z6
@@ -5295,11 +5330,11 @@ single38:
 	VADDPS       Z4, Z2, Z2
 	ADDQ         $0x00000040, CX
 	SUBQ         $0x00000010, AX
-	JMP          single38
+	JMP          single42
 
-rest39:
+rest43:
 	TESTQ        AX, AX
-	JEQ          done40
+	JEQ          done44
 	MOVQ         $-1, DX
 	BZHIQ        AX, DX, DX
 	KMOVW        DX, K1
@@ -5327,7 +5362,7 @@ rest39:
 	VMOVUPS.Z    Z4, K1, Z4
 	VADDPS       Z4, Z2, Z2
 
-done40:
+done44:
 	VADDPS        Z3, Z2, Z2
 	VEXTRACTF64X4 $0x01, Z2, Y3
 	VADDPS        Y3, Y2, Y2
@@ -5583,9 +5618,9 @@ TEXT ·siluMulAVX512(SB), NOSPLIT, $0-32
 	MOVQ gate+16(FP), DX
 	MOVQ up+24(FP), BX
 
-round41:
+round45:
 	CMPQ         AX, $0x00000020
-	JLT          single42
+	JLT          single46
 	VMOVUPS      (DX), Z4
 	VPXORD       cAVX512_80000000<>+0(SB), Z4, Z6
 	VMOVUPS      cAVX512_42b20000<>+0(SB), Z8
@@ -5640,11 +5675,11 @@ round41:
 	ADDQ         $0x00000080, DX
 	ADDQ         $0x00000080, BX
 	SUBQ         $0x00000020, AX
-	JMP          round41
+	JMP          round45
 
-single42:
+single46:
 	CMPQ         AX, $0x00000010
-	JLT          rest43
+	JLT          rest47
 	VMOVUPS      (DX), Z4
 	VPXORD       cAVX512_80000000<>+0(SB), Z4, Z6
 	VMOVUPS      cAVX512_42b20000<>+0(SB), Z8
@@ -5674,11 +5709,11 @@ single42:
 	ADDQ         $0x00000040, DX
 	ADDQ         $0x00000040, BX
 	SUBQ         $0x00000010, AX
-	JMP          single42
+	JMP          single46
 
-rest43:
+rest47:
 	TESTQ        AX, AX
-	JEQ          done44
+	JEQ          done48
 	MOVQ         $-1, SI
 	BZHIQ        AX, SI, SI
 	KMOVW        SI, K1
@@ -5708,7 +5743,7 @@ rest43:
 	VMULPS       Z6, Z4, Z4
 	VMOVUPS      Z4, K1, (CX)
 
-done44:
+done48:
 	VZEROUPPER
 	RET
 
@@ -5737,9 +5772,9 @@ TEXT ·f32FromBF16AVX512(SB), NOSPLIT, $0-24
 	MOVQ dst+8(FP), CX
 	MOVQ src+16(FP), DX
 
-round45:
+round49:
 	CMPQ      AX, $0x00000040
-	JLT       single46
+	JLT       single50
 	VPMOVZXWD (DX), Z0
 	VPSLLD    $0x10, Z0, Z0
 	VMOVUPS   Z0, (CX)
@@ -5755,60 +5790,13 @@ round45:
 	ADDQ      $0x00000100, CX
 	ADDQ      $0x00000080, DX
 	SUBQ      $0x00000040, AX
-	JMP       round45
-
-single46:
-	CMPQ      AX, $0x00000010
-	JLT       rest47
-	VPMOVZXWD (DX), Z0
-	VPSLLD    $0x10, Z0, Z0
-	VMOVUPS   Z0, (CX)
-	ADDQ      $0x00000040, CX
-	ADDQ      $0x00000020, DX
-	SUBQ      $0x00000010, AX
-	JMP       single46
-
-rest47:
-	TESTQ       AX, AX
-	JEQ         done48
-	MOVQ        $-1, BX
-	BZHIQ       AX, BX, BX
-	KMOVW       BX, K1
-	VPMOVZXWD.Z (DX), K1, Z0
-	VPSLLD      $0x10, Z0, Z0
-	VMOVUPS     Z0, K1, (CX)
-
-done48:
-	VZEROUPPER
-	RET
-
-// func f32FromF16AVX512(n int, dst *float32, src *uint16)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·f32FromF16AVX512(SB), NOSPLIT, $0-24
-	MOVQ n+0(FP), AX
-	MOVQ dst+8(FP), CX
-	MOVQ src+16(FP), DX
-
-round49:
-	CMPQ      AX, $0x00000040
-	JLT       single50
-	VCVTPH2PS (DX), Z0
-	VMOVUPS   Z0, (CX)
-	VCVTPH2PS 32(DX), Z1
-	VMOVUPS   Z1, 64(CX)
-	VCVTPH2PS 64(DX), Z2
-	VMOVUPS   Z2, 128(CX)
-	VCVTPH2PS 96(DX), Z3
-	VMOVUPS   Z3, 192(CX)
-	ADDQ      $0x00000100, CX
-	ADDQ      $0x00000080, DX
-	SUBQ      $0x00000040, AX
 	JMP       round49
 
 single50:
 	CMPQ      AX, $0x00000010
 	JLT       rest51
-	VCVTPH2PS (DX), Z0
+	VPMOVZXWD (DX), Z0
+	VPSLLD    $0x10, Z0, Z0
 	VMOVUPS   Z0, (CX)
 	ADDQ      $0x00000040, CX
 	ADDQ      $0x00000020, DX
@@ -5821,10 +5809,57 @@ rest51:
 	MOVQ        $-1, BX
 	BZHIQ       AX, BX, BX
 	KMOVW       BX, K1
-	VCVTPH2PS.Z (DX), K1, Z0
+	VPMOVZXWD.Z (DX), K1, Z0
+	VPSLLD      $0x10, Z0, Z0
 	VMOVUPS     Z0, K1, (CX)
 
 done52:
+	VZEROUPPER
+	RET
+
+// func f32FromF16AVX512(n int, dst *float32, src *uint16)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·f32FromF16AVX512(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), AX
+	MOVQ dst+8(FP), CX
+	MOVQ src+16(FP), DX
+
+round53:
+	CMPQ      AX, $0x00000040
+	JLT       single54
+	VCVTPH2PS (DX), Z0
+	VMOVUPS   Z0, (CX)
+	VCVTPH2PS 32(DX), Z1
+	VMOVUPS   Z1, 64(CX)
+	VCVTPH2PS 64(DX), Z2
+	VMOVUPS   Z2, 128(CX)
+	VCVTPH2PS 96(DX), Z3
+	VMOVUPS   Z3, 192(CX)
+	ADDQ      $0x00000100, CX
+	ADDQ      $0x00000080, DX
+	SUBQ      $0x00000040, AX
+	JMP       round53
+
+single54:
+	CMPQ      AX, $0x00000010
+	JLT       rest55
+	VCVTPH2PS (DX), Z0
+	VMOVUPS   Z0, (CX)
+	ADDQ      $0x00000040, CX
+	ADDQ      $0x00000020, DX
+	SUBQ      $0x00000010, AX
+	JMP       single54
+
+rest55:
+	TESTQ       AX, AX
+	JEQ         done56
+	MOVQ        $-1, BX
+	BZHIQ       AX, BX, BX
+	KMOVW       BX, K1
+	VCVTPH2PS.Z (DX), K1, Z0
+	VMOVUPS     Z0, K1, (CX)
+
+done56:
 	VZEROUPPER
 	RET
 
@@ -5837,9 +5872,9 @@ TEXT ·f32FromF8AVX512(SB), NOSPLIT, $0-28
 	MOVSS        scale+24(FP), X13
 	VBROADCASTSS X13, Z13
 
-round53:
+round57:
 	CMPQ      AX, $0x00000040
-	JLT       single54
+	JLT       single58
 	VPMOVSXBW (DX), Y0
 	VPSLLW    $0x07, Y0, Y0
 	VPANDD    cAVX512_bf80bf80<>+0(SB), Y0, Y0
@@ -5883,11 +5918,11 @@ round53:
 	ADDQ      $0x00000100, CX
 	ADDQ      $0x00000040, DX
 	SUBQ      $0x00000040, AX
-	JMP       round53
+	JMP       round57
 
-single54:
+single58:
 	CMPQ      AX, $0x00000010
-	JLT       rest55
+	JLT       rest59
 	VPMOVSXBW (DX), Y0
 	VPSLLW    $0x07, Y0, Y0
 	VPANDD    cAVX512_bf80bf80<>+0(SB), Y0, Y0
@@ -5901,11 +5936,11 @@ single54:
 	ADDQ      $0x00000040, CX
 	ADDQ      $0x00000010, DX
 	SUBQ      $0x00000010, AX
-	JMP       single54
+	JMP       single58
 
-rest55:
+rest59:
 	TESTQ       AX, AX
-	JEQ         done56
+	JEQ         done60
 	MOVQ        $-1, BX
 	BZHIQ       AX, BX, BX
 	KMOVW       BX, K1
@@ -5920,7 +5955,7 @@ rest55:
 	VMULPS      Z13, Z0, Z0
 	VMOVUPS     Z0, K1, (CX)
 
-done56:
+done60:
 	VZEROUPPER
 	RET
 
@@ -5967,9 +6002,9 @@ TEXT ·bf16FromF32AVX512(SB), NOSPLIT, $0-24
 	MOVQ dst+8(FP), CX
 	MOVQ src+16(FP), DX
 
-single58:
+single62:
 	CMPQ    AX, $0x00000010
-	JLT     rest59
+	JLT     rest63
 	VMOVUPS (DX), Z0
 	VPSRLD  $0x10, Z0, Z1
 	VPANDD  cAVX512_00000001<>+0(SB), Z1, Z2
@@ -5983,11 +6018,11 @@ single58:
 	ADDQ    $0x00000020, CX
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000010, AX
-	JMP     single58
+	JMP     single62
 
-rest59:
+rest63:
 	TESTQ     AX, AX
-	JEQ       done60
+	JEQ       done64
 	MOVQ      $-1, BX
 	BZHIQ     AX, BX, BX
 	KMOVW     BX, K1
@@ -6002,7 +6037,7 @@ rest59:
 	VMOVUPS   Z1, K2, Z2
 	VPMOVDW   Z2, K1, (CX)
 
-done60:
+done64:
 	VZEROUPPER
 	RET
 
@@ -6069,9 +6104,9 @@ TEXT ·f8FromF32AVX512(SB), NOSPLIT, $0-28
 	MOVSS        scale+24(FP), X13
 	VBROADCASTSS X13, Z13
 
-single62:
+single66:
 	CMPQ      AX, $0x00000010
-	JLT       rest63
+	JLT       rest67
 	VMOVUPS   (DX), Z0
 	VMULPS    Z0, Z13, Z0
 	VPANDD    cAVX512_7fffffff<>+0(SB), Z0, Z1
@@ -6096,11 +6131,11 @@ single62:
 	ADDQ      $0x00000010, CX
 	ADDQ      $0x00000040, DX
 	SUBQ      $0x00000010, AX
-	JMP       single62
+	JMP       single66
 
-rest63:
+rest67:
 	TESTQ     AX, AX
-	JEQ       done64
+	JEQ       done68
 	MOVQ      $-1, BX
 	BZHIQ     AX, BX, BX
 	KMOVW     BX, K1
@@ -6126,7 +6161,7 @@ rest63:
 	VMOVUPS   cAVX512_0000007f<>+0(SB), K2, Z2
 	VPMOVDB   Z2, K1, (CX)
 
-done64:
+done68:
 	VZEROUPPER
 	RET
 
@@ -6283,9 +6318,9 @@ TEXT ·countGreaterAVX512(SB), NOSPLIT, $0-32
 	VBROADCASTSS X0, Z0
 	XORQ         DX, DX
 
-round65:
+round69:
 	CMPQ    AX, $0x00000040
-	JLT     single66
+	JLT     single70
 	VMOVUPS (CX), Z1
 	VCMPPS  $0x1e, Z0, Z1, K2
 	KMOVW   K2, BX
@@ -6308,11 +6343,11 @@ round65:
 	ADDQ    BX, DX
 	ADDQ    $0x00000100, CX
 	SUBQ    $0x00000040, AX
-	JMP     round65
+	JMP     round69
 
-single66:
+single70:
 	CMPQ    AX, $0x00000010
-	JLT     rest67
+	JLT     rest71
 	VMOVUPS (CX), Z1
 	VCMPPS  $0x1e, Z0, Z1, K2
 	KMOVW   K2, BX
@@ -6320,11 +6355,11 @@ single66:
 	ADDQ    BX, DX
 	ADDQ    $0x00000040, CX
 	SUBQ    $0x00000010, AX
-	JMP     single66
+	JMP     single70
 
-rest67:
+rest71:
 	TESTQ     AX, AX
-	JEQ       done68
+	JEQ       done72
 	MOVQ      $-1, BX
 	BZHIQ     AX, BX, BX
 	KMOVW     BX, K1
@@ -6334,7 +6369,7 @@ rest67:
 	POPCNTL   AX, AX
 	ADDQ      AX, DX
 
-done68:
+done72:
 	VZEROUPPER
 	MOVQ DX, ret+24(FP)
 	RET
@@ -6353,14 +6388,14 @@ TEXT ·indexGreaterAVX512(SB), NOSPLIT, $0-40
 	VPBROADCASTD X1, Z1
 	VPADDD       iotaAVX512<>+0(SB), Z1, Z1
 
-single70:
+single74:
 	CMPQ          AX, $0x00000010
-	JLT           rest71
+	JLT           rest75
 	VMOVUPS       (DX), Z2
 	VCMPPS        $0x1e, Z0, Z2, K2
 	KMOVW         K2, BX
 	TESTL         BX, BX
-	JEQ           none73
+	JEQ           none77
 	VPCOMPRESSD.Z Z1, K2, Z3
 	POPCNTL       BX, BX
 	MOVQ          $-1, DI
@@ -6369,15 +6404,15 @@ single70:
 	VMOVDQU32     Z3, K3, (CX)
 	LEAQ          (CX)(BX*4), CX
 
-none73:
+none77:
 	ADDQ   $0x00000040, DX
 	VPADDD cAVX512_00000010<>+0(SB), Z1, Z1
 	SUBQ   $0x00000010, AX
-	JMP    single70
+	JMP    single74
 
-rest71:
+rest75:
 	TESTQ         AX, AX
-	JEQ           done72
+	JEQ           done76
 	MOVQ          $-1, BX
 	BZHIQ         AX, BX, BX
 	KMOVW         BX, K1
@@ -6385,7 +6420,7 @@ rest71:
 	VCMPPS        $0x1e, Z0, Z2, K1, K2
 	KMOVW         K2, AX
 	TESTL         AX, AX
-	JEQ           none74
+	JEQ           none78
 	VPCOMPRESSD.Z Z1, K2, Z3
 	POPCNTL       AX, AX
 	MOVQ          $-1, DX
@@ -6394,8 +6429,8 @@ rest71:
 	VMOVDQU32     Z3, K3, (CX)
 	LEAQ          (CX)(AX*4), CX
 
-none74:
-done72:
+none78:
+done76:
 	SUBQ SI, CX
 	SHRQ $0x02, CX
 	VZEROUPPER

@@ -17,7 +17,7 @@ func generic() *Kernels {
 		PairsBF16: goPairsBF16,
 		Dot:       goDot, SumSquares: goSumSquares, Max: goMax, AbsMax: goAbsMax,
 		Axpy: goAxpy, Add: goAdd, Scale: goScale, ScaleMul: goScaleMul,
-		SiluMul: goSiluMul, ReluWeighted: goReluWeighted, Exp: goExp,
+		Mask: goMask, SiluMul: goSiluMul, ReluWeighted: goReluWeighted, Exp: goExp,
 		F32FromBF16: goF32FromBF16, F32FromF16: goF32FromF16, F32FromF8: goF32FromF8,
 		BF16FromF32: goBF16FromF32, F8FromF32: goF8FromF32,
 		Transpose:    goTranspose,

@@ -79,6 +79,14 @@ func goSiluMul(dst, g, u []float32) {
 	}
 }
 
+func goMask(x []float32, bits []uint64, from int) {
+	for i := range x {
+		if j := from + i; bits[j/64]>>(j%64)&1 == 0 {
+			x[i] = float32(math.Inf(-1))
+		}
+	}
+}
+
 func goReluWeighted(dst, s []float32, w float32) {
 	dst = dst[:len(s)]
 	for i, v := range s {

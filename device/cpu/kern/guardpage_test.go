@@ -53,6 +53,8 @@ func TestNothingReachesPastTheEnd(t *testing.T) {
 			kn.ScaleMul(z, 2, x, y)
 			kn.SiluMul(z, x, y)
 			kn.ReluWeighted(z, x, 2)
+			from := r.IntN(100)
+			kn.Mask(z, edge[uint64](t, (from+n+63)/64), from)
 			kn.Exp(z, 1, 0)
 			kn.BF16FromF32(h, x)
 			kn.PairsBF16(p, x)

@@ -75,6 +75,9 @@ type Kernels struct {
 	// SiluMul writes g/(1+exp(−g))·u to dst for the elements of g; dst may be g
 	// or u.
 	SiluMul func(dst, g, u []float32)
+	// Mask sets x[i] to −Inf where bit from+i of bits is clear; bit j is
+	// bits[j/64]>>(j%64)&1.
+	Mask func(x []float32, bits []uint64, from int)
 	// ReluWeighted adds w·max(0, s) to dst for the elements of s.
 	ReluWeighted func(dst, s []float32, w float32)
 	// Exp replaces x by exp(scale·x − shift) and returns the sum. Values below

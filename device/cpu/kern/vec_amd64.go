@@ -9,6 +9,7 @@ import "unsafe"
 func (t x86) vectors(k *Kernels) {
 	k.Dot, k.SumSquares, k.Max, k.AbsMax = t.dot, t.sumSquares, t.max, t.absMax
 	k.Axpy, k.Add, k.Scale, k.ScaleMul = t.axpy, t.add, t.scale, t.scaleMul
+	k.Mask = t.mask
 	k.SiluMul, k.ReluWeighted, k.Exp = t.siluMul, t.reluWeighted, t.exp
 	k.F32FromBF16, k.F32FromF16, k.F32FromF8 = t.f32FromBF16, t.f32FromF16, t.f32FromF8
 	k.BF16FromF32, k.F8FromF32, k.PairsBF16 = t.bf16FromF32, t.f8FromF32, t.pairsBF16
@@ -86,6 +87,23 @@ func (t x86) siluMul(dst, g, u []float32) {
 		siluMulAVX512(len(g), unsafe.SliceData(dst), unsafe.SliceData(g), unsafe.SliceData(u))
 	} else {
 		siluMulAVX2(len(g), unsafe.SliceData(dst), unsafe.SliceData(g), unsafe.SliceData(u))
+	}
+}
+
+// mask gathers 64 bits at a time for the assembly.
+func (t x86) mask(x []float32, bits []uint64, from int) {
+	for len(x) > 0 {
+		n, shift := min(64, len(x)), from%64
+		word := bits[from/64] >> shift
+		if shift+n > 64 {
+			word |= bits[from/64+1] << (64 - shift)
+		}
+		if t.avx512 {
+			maskAVX512(n, unsafe.SliceData(x), word)
+		} else {
+			maskAVX2(n, unsafe.SliceData(x), word)
+		}
+		x, from = x[n:], from+n
 	}
 }
 

@@ -200,6 +200,28 @@ func TestSiluMul(t *testing.T) {
 	})
 }
 
+func TestMask(t *testing.T) {
+	eachTier(t, func(t *testing.T, kn *Kernels, r *rand.Rand) {
+		for _, n := range lengths(r) {
+			from := r.IntN(200)
+			bits := make([]uint64, (from+n+63)/64)
+			for i := range bits {
+				bits[i] = []uint64{r.Uint64(), 0, math.MaxUint64}[r.IntN(3)]
+			}
+			x, check := normal(t, r, "x", n)
+			want := append([]float32(nil), x...)
+			for i := range want {
+				if j := from + i; bits[j/64]&(1<<(j%64)) == 0 {
+					want[i] = float32(math.Inf(-1))
+				}
+			}
+			kn.Mask(x, bits, from)
+			check()
+			equalBits(t, fmt.Sprintf("Mask of %d from bit %d", n, from), x, want)
+		}
+	})
+}
+
 // bits32 are float32 of all kinds: any bits, and the neighbours of the ties and
 // limits of narrow formats.
 func bits32(r *rand.Rand, n int) []float32 {

@@ -18,6 +18,7 @@ type isa struct {
 	labels  int
 	consts  map[uint32]Mem
 	indices Mem
+	bits    Mem
 }
 
 func avx512() *isa {
@@ -127,6 +128,17 @@ func (t *isa) iota() Mem {
 		}
 	}
 	return t.indices
+}
+
+// powers returns a read-only vector 1, 2, 4, ...
+func (t *isa) powers() Mem {
+	if t.bits.Symbol.Name == "" {
+		t.bits = GLOBL("powers"+t.suffix, 8|16) // RODATA|NOPTR
+		for i := range t.lanes {
+			DATA(4*i, U32(1<<i))
+		}
+	}
+	return t.bits
 }
 
 // sum adds the lanes of r (register i) into lane 0; register tmp is clobbered.

@@ -205,6 +205,28 @@ func (t *isa) updates() {
 	})
 	t.ret()
 
+	n, p = t.function("mask", "func(n int, x *float32, bits uint64)", "sets elements to −Inf whose bit is clear, n <= 64.", "x")
+	bits := Load(Param("bits"), GP64()).(reg.GPVirtual)
+	VMOVUPS(t.c(0xff800000), t.regs[0])
+	t.each(n, 1, false, func(regs int) {
+		t.step(4, p...)(regs)
+		SHRQ(U8(t.lanes), bits)
+	}, func(u int, rest bool) {
+		t.load(t.at(p[0], u), t.regs[1], rest)
+		if t.wide() {
+			KMOVW(bits.As32(), reg.K2)
+			VBLENDMPS(t.regs[1], t.regs[0], reg.K2, t.regs[1])
+		} else {
+			VMOVD(bits.As32(), reg.X2)
+			VPBROADCASTD(reg.X2, reg.Y2)
+			VPAND(t.powers(), reg.Y2, reg.Y2)
+			VPCMPEQD(t.powers(), reg.Y2, reg.Y2)
+			VBLENDVPS(reg.Y2, t.regs[1], t.regs[0], t.regs[1])
+		}
+		t.store(t.regs[1], t.at(p[0], u), rest)
+	})
+	t.ret()
+
 	n, p = t.function("reluWeighted", "func(n int, dst, s *float32, w float32)", "adds w·max(0, s) to dst.", "dst", "s")
 	w := t.broadcast("w", 0)
 	t.zero(t.regs[13])
