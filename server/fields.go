@@ -268,9 +268,6 @@ func parseInteger(raw json.RawMessage, low, high int64) (int64, string) {
 }
 
 func outside(raw json.RawMessage, low, high int64) string {
-	if high == math.MaxInt64 || high == math.MaxInt32 {
-		return fmt.Sprintf("is %s, want a whole number from %d", shorten(raw), low)
-	}
 	return fmt.Sprintf("is %s, want a whole number from %d to %d", shorten(raw), low, high)
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -270,6 +271,7 @@ type gate struct {
 	engine.Observer
 	steps chan struct{}
 	once  sync.Once
+	taken atomic.Int64 // steps that came to the gate
 }
 
 // gated returns a gate and the observer to start with.
@@ -283,6 +285,7 @@ func gated() (*gate, func(engine.Observer) engine.Observer) {
 
 func (g *gate) Step(info *engine.StepInfo) {
 	g.Observer.Step(info)
+	g.taken.Add(1)
 	<-g.steps
 }
 
