@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"latent/device"
+	"latent/device/cpu/kern"
 )
 
 // cache implements device.Cache in one block of memory: for every layer the
@@ -182,6 +183,38 @@ func (d *Device) loadRecord(dst []float32, c *cache, layer, slot int) {
 		}
 		for i := range c.spec.Rope { // not aligned
 			dst[r+i] = device.F32FromBF16(binary.LittleEndian.Uint16(scales[2*i:]))
+		}
+	}
+}
+
+// spreadRecord writes the record in a slot to row 0 of matrices in panels of
+// kern.N columns, ld apart: those of R, then those of dr.
+func (d *Device) spreadRecord(dst []float32, ld int, c *cache, layer, slot int) {
+	r := c.spec.Latent
+	src := c.latent[layer][slot*c.record:][:c.record]
+	rope := dst[min(len(dst), panelsOf(r)*ld):]
+	switch c.spec.Format {
+	case device.CacheF32:
+		x := cast[float32](src)
+		d.k.SpreadF32(dst, ld, x[:r])
+		d.k.SpreadF32(rope, ld, x[r:])
+	case device.CacheBF16:
+		x := cast[uint16](src)
+		d.k.SpreadBF16(dst, ld, x[:r])
+		d.k.SpreadBF16(rope, ld, x[r:])
+	case device.CacheF8:
+		scales := src[r:]
+		for from := 0; from < r; from += 128 {
+			to := min(from+128, r)
+			d.k.SpreadF8(dst[from/kern.N*ld:], ld, src[from:to], math.Float32frombits(binary.LittleEndian.Uint32(scales)))
+			scales = scales[4:]
+		}
+		if r%2 == 0 {
+			d.k.SpreadBF16(rope, ld, cast[uint16](scales))
+			return
+		}
+		for i := range c.spec.Rope { // not aligned
+			rope[i/kern.N*ld+i%kern.N] = device.F32FromBF16(binary.LittleEndian.Uint16(scales[2*i:]))
 		}
 	}
 }

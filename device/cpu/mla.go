@@ -150,127 +150,94 @@ func (d *Device) mlaItems(a *mlaArgs, sel device.Selection, runs []device.Run) [
 // latentBlocks computes the partial results of an item's blocks one after the
 // other in it.part and it.states, and calls done after each.
 func (d *Device) latentBlocks(ws *arena, a *mlaArgs, it *mlaItem, done func(block int)) {
-	c := a.cache
-	width, n := c.width(), (it.r1-it.r0)*a.heads
-	b := &latentBlock{
-		n:      n,
-		copied: ws.floats(keyBlock * width),
-		st:     ws.floats(keyBlock * kern.N),
-		ld:     keyBlock + 16, // no two rows in the same cache sets
+	width, n := a.cache.width(), (it.r1-it.r0)*a.heads
+	b := &latentBlock{n: n, lanes: kern.N}
+	if n <= kern.N/2 {
+		b.lanes = kern.N / 2
 	}
+	panels := (n + b.lanes - 1) / b.lanes
+	b.keys = ws.floats((panelsOf(a.cache.spec.Latent) + panelsOf(a.cache.spec.Rope)) * keyPanel)
+	b.queries = ws.floats(panels * width * b.lanes)
+	b.scores = ws.floats(panels * keyBlock * b.lanes)
+	b.top, b.sum = ws.floats(n), ws.floats(n)
 	q := a.q[(it.first+it.r0)*a.heads*width:]
-	if b.few() {
-		size := d.packedLen(n, scoreDepth)
-		b.queries = ws.floats((width + scoreDepth - 1) / scoreDepth * size)
-		for k := 0; k < width; k += scoreDepth {
-			d.packRows(ws, b.queries[k/scoreDepth*size:], operand{x: q, ld: width}, 0, n, k, min(k+scoreDepth, width))
-		}
-	} else {
-		panels := (n + kern.N - 1) / kern.N
-		b.queries = ws.floats(panels * width * kern.N)
-		for p := range panels {
-			m := min(kern.N, n-p*kern.N)
-			d.k.Transpose(b.queries[p*width*kern.N:], kern.N, q[p*kern.N*width:], width, m, width)
-		}
+	for p := range panels {
+		d.k.Transpose(b.queries[p*width*b.lanes:], b.lanes, q[p*b.lanes*width:], width, min(b.lanes, n-p*b.lanes), width)
 	}
-	b.s = ws.floats(n * b.ld)
 	for blk := it.b0; blk < it.b1; blk++ {
 		d.latentBlock(a, it, b, blk)
 		done(blk)
 	}
 }
 
-// latentBlock is the scratch memory for a block of keys.
+// keyPanel is the distance of the panels of a block of keys: no power of two,
+// so that the pieces of a record fall into different cache sets.
+const keyPanel = (keyBlock + 1) * kern.N
+
+func panelsOf(n int) int { return (n + kern.N - 1) / kern.N }
+
+// latentBlock is the scratch memory for a block of keys. Queries (rows times
+// heads) are columns everywhere, lanes of them side by side.
 type latentBlock struct {
-	n int // queries: rows times heads
-	// queries are panels [R+dr][32] for scoreMany, and packed rows, scoreDepth k
-	// at a time, for scoreFew.
-	queries []float32
-	copied  []float32 // [keyBlock, R+dr]
-	list    [keyBlock/pageTokens + 1]records
-	st      []float32 // [keyBlock][32]: scores of a panel of queries, or some keys
-	s       []float32 // scores, then weights, [n, ld]
-	ld      int
+	n, lanes int
+	queries  []float32 // [⌈n/lanes⌉][R+dr][lanes]
+	// keys are the records of the block in panels of 32 dimensions, first those
+	// of R, then those of dr: [panels][keyBlock][32], keyPanel apart.
+	keys     []float32
+	scores   []float32 // scores, then weights, [⌈n/lanes⌉][keyBlock][lanes]
+	top, sum []float32 // largest score and sum of the weights of each query
 }
 
-// records is a number of consecutive cached records [n, R+dr] as float32.
-type records struct {
-	x []float32
-	n int
-}
-
-// load returns the records of an item's keys [from, to), which lie in one block:
-// of positions, or of indices into its picks. Records that are stored as
-// float32 are used where they are, unless they are picked; but for few queries
-// the copy pays, because it reads memory in order.
-func (b *latentBlock) load(d *Device, a *mlaArgs, it *mlaItem, from, to int) []records {
-	c, seq := a.cache, &d.step.Seqs[it.run.Seq]
-	width := c.width()
-	if it.picks != nil {
-		for i, p := range it.picks[from:to] {
-			d.loadRecord(b.copied[i*width:], c, a.layer, slot(seq, int(p)))
+// load reads the records of an item's keys [from, to), which lie in one block:
+// of positions, or of indices into its picks.
+func (b *latentBlock) load(d *Device, a *mlaArgs, it *mlaItem, from, to int) {
+	seq := &d.step.Seqs[it.run.Seq]
+	for i := range to - from {
+		pos := from + i
+		if it.picks != nil {
+			pos = int(it.picks[pos])
 		}
-	} else if c.spec.Format == device.CacheF32 && !b.few() {
-		list := b.list[:0]
-		for from < to {
-			n := min(to, (from/pageTokens+1)*pageTokens) - from
-			page := cast[float32](c.latent[a.layer][slot(seq, from)*c.record:][:n*c.record])
-			list = append(list, records{page, n})
-			from += n
-		}
-		return list
-	} else {
-		d.loadRecords(b.copied, width, c, a.layer, seq, from, to-from)
+		d.spreadRecord(b.keys[i*kern.N:], keyPanel, a.cache, a.layer, slot(seq, pos))
 	}
-	return append(b.list[:0], records{b.copied, to - from})
 }
 
 // scoreDepth is how many k of a product with queries are done at once, so that
 // the queries' panel stays in the first-level cache.
 const scoreDepth = 128
 
-// few tells whether the queries are the rows of a product rather than columns.
-func (b *latentBlock) few() bool { return b.n <= kern.N/2 }
-
-// scoreMany multiplies keys as rows with queries as columns, and transposes the
-// result.
-func (d *Device) scoreMany(b *latentBlock, width int, list []records, keys int) {
-	for p := 0; p*kern.N < b.n; p++ {
-		m := min(kern.N, b.n-p*kern.N)
-		zero(b.st, kern.N, keys, m)
-		q, at := b.queries[p*width*kern.N:], 0
-		for _, rec := range list {
-			for k := 0; k < width; k += scoreDepth {
-				d.gemm(rec.n, m, min(scoreDepth, width-k), rec.x[k:], width, q[k*kern.N:], kern.N, b.st[at*kern.N:], kern.N)
-			}
-			at += rec.n
+// score computes the scores of keys keys with panel p of the queries.
+func (b *latentBlock) score(d *Device, c *cache, p, keys int) {
+	m := min(b.lanes, b.n-p*b.lanes)
+	s, q := b.scores[p*keyBlock*b.lanes:][:keys*b.lanes], b.queries[p*c.width()*b.lanes:]
+	clear(s)
+	panel := b.keys
+	for _, n := range []int{c.spec.Latent, c.spec.Rope} {
+		for k := 0; k < n; k += scoreDepth {
+			depth := min(scoreDepth, n-k)
+			d.k.GemmPanels(keys, m, depth, panel, keyPanel, q, b.lanes, s, b.lanes)
+			q, panel = q[depth*b.lanes:], panel[panelsOf(depth)*keyPanel:]
 		}
-		d.k.Transpose(b.s[p*kern.N*b.ld:], b.ld, b.st, kern.N, keys, m)
 	}
 }
 
-// scoreFew transposes keys, 32 at a time, and multiplies queries as rows with
-// them. Every score is the same chain as in scoreMany, but columns would be
-// wasted there.
-func (d *Device) scoreFew(b *latentBlock, width int, list []records) {
-	at := 0
-	for _, rec := range list {
-		for j := 0; j < rec.n; j += kern.N {
-			n := min(kern.N, rec.n-j)
-			zero(b.s[at:], b.ld, b.n, n)
-			for k := 0; k < width; k += scoreDepth {
-				depth := min(scoreDepth, width-k)
-				d.k.Transpose(b.st, kern.N, rec.x[j*width+k:], width, n, depth)
-				d.product(b.n, n, depth, b.queries[k/scoreDepth*d.packedLen(b.n, scoreDepth):], b.st, kern.N, b.s[at:], b.ld)
+// hide makes the scores of queries [q0, q1) with keys [from, to) −Inf.
+func (b *latentBlock) hide(q0, q1, from, to int) {
+	for q0 < q1 {
+		p, lane := q0/b.lanes, q0%b.lanes
+		n := min(b.lanes-lane, q1-q0)
+		for k := from; k < to; k++ {
+			s := b.scores[(p*keyBlock+k)*b.lanes+lane:][:n]
+			for j := range s {
+				s[j] = float32(math.Inf(-1))
 			}
-			at += n
 		}
+		q0 += n
 	}
 }
 
 // latentBlock computes the partial result of one block of keys.
 func (d *Device) latentBlock(a *mlaArgs, it *mlaItem, b *latentBlock, blk int) {
-	width, r := a.cache.width(), a.cache.spec.Latent
+	r := a.cache.spec.Latent
 	from, to := blk*keyBlock, (blk+1)*keyBlock
 	if it.picks != nil {
 		to = min(to, len(it.picks))
@@ -279,46 +246,35 @@ func (d *Device) latentBlock(a *mlaArgs, it *mlaItem, b *latentBlock, blk int) {
 		from, to = max(from, first), min(to, last)
 	}
 	keys := to - from
-	list := b.load(d, a, it, from, to)
-
-	if b.few() {
-		d.scoreFew(b, width, list)
-	} else {
-		d.scoreMany(b, width, list, keys)
+	b.load(d, a, it, from, to)
+	for p := range (b.n + b.lanes - 1) / b.lanes {
+		b.score(d, a.cache, p, keys)
 	}
-	for i := range b.n {
-		row := b.s[i*b.ld:][:keys]
-		n := keys
-		if it.picks == nil {
-			_, seen := visible(it.run, it.r0+i/a.heads)
-			n = max(0, min(seen, to)-from)
+	if it.picks == nil {
+		for i := range it.r1 - it.r0 {
+			_, seen := visible(it.run, it.r0+i)
+			b.hide(i*a.heads, (i+1)*a.heads, max(0, min(seen, to)-from), keys)
 		}
-		clear(row[n:])
-		st := online{top: float32(math.Inf(-1))}
-		if high := d.k.Max(row[:n]) * a.scale; !math.IsInf(float64(high), -1) {
-			st.top = high
-			st.sum = d.k.Exp(row[:n], a.scale, high)
-		} else {
-			clear(row)
-		}
-		it.states[i] = st
 	}
 	clear(it.part)
-	for p := 0; p < r; p += kern.N {
-		at := 0
-		for _, rec := range list {
-			d.gemm(b.n, min(kern.N, r-p), rec.n, b.s[at:], b.ld, rec.x[p:], width, it.part[p:], r)
-			at += rec.n
+	for q := 0; q < b.n; q += b.lanes {
+		s, m := b.scores[q*keyBlock:], min(b.lanes, b.n-q)
+		d.k.SoftmaxColumns(s, b.lanes, keys, m, a.scale, b.top[q:], b.sum[q:])
+		for p := 0; p < r; p += kern.N {
+			d.gemm(m, min(kern.N, r-p), keys, s, b.lanes, b.keys[p/kern.N*keyPanel:], it.part[q*r+p:], r)
 		}
+	}
+	for i := range it.states {
+		it.states[i] = online{top: b.top[i] * a.scale, sum: b.sum[i]}
 	}
 }
 
-// gemm adds A·B to C [m, n], n <= 32, for row-major A.
-func (d *Device) gemm(m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int) {
+// gemm adds A·B to C [m, n], n <= 32, for a packed A [k][lda] and B [k][32].
+func (d *Device) gemm(m, n, k int, a []float32, lda int, b []float32, c []float32, ldc int) {
 	if n == kern.N {
-		d.k.Gemm(m, k, a, lda, 1, b, ldb, c, ldc)
+		d.k.Gemm(m, k, a, 1, lda, b, kern.N, c, ldc)
 	} else {
-		d.k.GemmN(m, n, k, a, lda, 1, b, ldb, c, ldc)
+		d.k.GemmN(m, n, k, a, 1, lda, b, kern.N, c, ldc)
 	}
 }
 
@@ -348,7 +304,10 @@ func (m *merger) add(part []float32, states []online) {
 		}
 		st := &m.states[i]
 		top, factor := st.shift(p.top)
-		own := float32(math.Exp(float64(p.top) - float64(top)))
+		own := float32(1)
+		if p.top != top {
+			own = float32(math.Exp(float64(p.top) - float64(top)))
+		}
 		z := m.z[i*m.r:][:m.r]
 		if factor != 1 {
 			m.d.k.Scale(z, factor)

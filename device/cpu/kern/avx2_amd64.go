@@ -97,6 +97,11 @@ func reluWeightedAVX2(n int, dst *float32, s *float32, w float32)
 //go:noescape
 func expAVX2(n int, x *float32, scale float32, shift float32) float32
 
+// softmaxColumnsAVX2 is SoftmaxColumns of n <= 8 columns; ld in bytes.
+//
+//go:noescape
+func softmaxColumnsAVX2(n int, rows int, x *float32, ld int, scale float32, top *float32, sum *float32)
+
 // siluMulAVX2 writes gate/(1+exp(−gate))·up to dst.
 //
 //go:noescape
@@ -126,6 +131,21 @@ func bf16FromF32AVX2(n int, dst *uint16, src *float32)
 //
 //go:noescape
 func f8FromF32AVX2(n int, dst *uint8, src *float32, scale float32)
+
+// spreadF32AVX2 writes src to panels, ldd bytes apart. n is a multiple of 32.
+//
+//go:noescape
+func spreadF32AVX2(n int, dst *float32, ldd int, src *float32)
+
+// spreadBF16AVX2 writes src to panels, ldd bytes apart. n is a multiple of 32.
+//
+//go:noescape
+func spreadBF16AVX2(n int, dst *float32, ldd int, src *uint16)
+
+// spreadF8AVX2 writes src to panels, ldd bytes apart. n is a multiple of 32.
+//
+//go:noescape
+func spreadF8AVX2(n int, dst *float32, ldd int, src *uint8, scale float32)
 
 // countGreaterAVX2 counts the elements greater than t.
 //

@@ -2188,6 +2188,102 @@ DATA cAVX2_0000007f<>+24(SB)/4, $0x0000007f
 DATA cAVX2_0000007f<>+28(SB)/4, $0x0000007f
 GLOBL cAVX2_0000007f<>(SB), RODATA|NOPTR, $32
 
+// func softmaxColumnsAVX2(n int, rows int, x *float32, ld int, scale float32, top *float32, sum *float32)
+// Requires: AVX, AVX2, FMA3, SSE
+TEXT ·softmaxColumnsAVX2(SB), NOSPLIT, $0-56
+	MOVQ         n+0(FP), AX
+	MOVQ         x+16(FP), CX
+	MOVQ         top+40(FP), DX
+	MOVQ         sum+48(FP), BX
+	MOVQ         rows+8(FP), SI
+	MOVQ         ld+24(FP), DI
+	VMOVD        AX, X14
+	VPBROADCASTD X14, Y14
+	VPCMPGTD     iotaAVX2<>+0(SB), Y14, Y15
+	MOVSS        scale+32(FP), X0
+	VBROADCASTSS X0, Y0
+	VMOVUPS      cAVX2_ff800000<>+0(SB), Y1
+	VMOVUPS      cAVX2_ff800000<>+0(SB), Y2
+	VPXOR        Y3, Y3, Y3
+	MOVQ         CX, R8
+	MOVQ         SI, AX
+
+pair45:
+	CMPQ       AX, $0x00000002
+	JLT        one46
+	VMASKMOVPS (R8), Y15, Y4
+	VMASKMOVPS (R8)(DI*1), Y15, Y5
+	VMAXPS     Y4, Y1, Y1
+	VMAXPS     Y5, Y2, Y2
+	LEAQ       (R8)(DI*2), R8
+	SUBQ       $0x02, AX
+	JMP        pair45
+
+one46:
+	TESTQ      AX, AX
+	JEQ        exps47
+	VMASKMOVPS (R8), Y15, Y4
+	VMAXPS     Y4, Y1, Y1
+
+exps47:
+	VMAXPS     Y2, Y1, Y1
+	VMASKMOVPS Y1, Y15, (DX)
+	VMULPS     Y0, Y1, Y1
+	VMAXPS     cAVX2_ff7fffff<>+0(SB), Y1, Y1
+
+each49:
+	TESTQ        SI, SI
+	JEQ          done48
+	VMASKMOVPS   (CX), Y15, Y4
+	VFMSUB213PS  Y1, Y0, Y4
+	VMOVUPS      cAVX2_42b20000<>+0(SB), Y6
+	VMINPS       Y4, Y6, Y4
+	VMOVUPS      cAVX2_c2b00000<>+0(SB), Y6
+	VMAXPS       Y4, Y6, Y6
+	VMULPS       cAVX2_3fb8aa3b<>+0(SB), Y6, Y8
+	VROUNDPS     $0x08, Y8, Y8
+	VFNMADD231PS cAVX2_3f318000<>+0(SB), Y8, Y6
+	VFNMADD231PS cAVX2_b95e8083<>+0(SB), Y8, Y6
+	VMOVUPS      cAVX2_39506967<>+0(SB), Y10
+	VFMADD213PS  cAVX2_3ab743ce<>+0(SB), Y6, Y10
+	VFMADD213PS  cAVX2_3c088908<>+0(SB), Y6, Y10
+	VFMADD213PS  cAVX2_3d2aa9c1<>+0(SB), Y6, Y10
+	VFMADD213PS  cAVX2_3e2aaaaa<>+0(SB), Y6, Y10
+	VFMADD213PS  cAVX2_3f000000<>+0(SB), Y6, Y10
+	VFMADD213PS  cAVX2_3f800000<>+0(SB), Y6, Y10
+	VFMADD213PS  cAVX2_3f800000<>+0(SB), Y6, Y10
+	VCMPPS       $0x15, cAVX2_c2aeac4f<>+0(SB), Y4, Y4
+	VCVTPS2DQ    Y8, Y8
+	VPSRAD       $0x01, Y8, Y6
+	VPSUBD       Y6, Y8, Y8
+	VPADDD       cAVX2_0000007f<>+0(SB), Y6, Y6
+	VPSLLD       $0x17, Y6, Y6
+	VMULPS       Y6, Y10, Y10
+	VPADDD       cAVX2_0000007f<>+0(SB), Y8, Y8
+	VPSLLD       $0x17, Y8, Y8
+	VMULPS       Y8, Y10, Y10
+	VANDPS       Y10, Y4, Y4
+	VMASKMOVPS   Y4, Y15, (CX)
+	VADDPS       Y4, Y3, Y3
+	ADDQ         DI, CX
+	DECQ         SI
+	JMP          each49
+
+done48:
+	VMASKMOVPS Y3, Y15, (BX)
+	VZEROUPPER
+	RET
+
+DATA cAVX2_ff7fffff<>+0(SB)/4, $0xff7fffff
+DATA cAVX2_ff7fffff<>+4(SB)/4, $0xff7fffff
+DATA cAVX2_ff7fffff<>+8(SB)/4, $0xff7fffff
+DATA cAVX2_ff7fffff<>+12(SB)/4, $0xff7fffff
+DATA cAVX2_ff7fffff<>+16(SB)/4, $0xff7fffff
+DATA cAVX2_ff7fffff<>+20(SB)/4, $0xff7fffff
+DATA cAVX2_ff7fffff<>+24(SB)/4, $0xff7fffff
+DATA cAVX2_ff7fffff<>+28(SB)/4, $0xff7fffff
+GLOBL cAVX2_ff7fffff<>(SB), RODATA|NOPTR, $32
+
 // func siluMulAVX2(n int, dst *float32, gate *float32, up *float32)
 // Requires: AVX, AVX2, FMA3
 TEXT ·siluMulAVX2(SB), NOSPLIT, $0-32
@@ -2196,9 +2292,9 @@ TEXT ·siluMulAVX2(SB), NOSPLIT, $0-32
 	MOVQ gate+16(FP), DX
 	MOVQ up+24(FP), BX
 
-round45:
+round50:
 	CMPQ         AX, $0x00000010
-	JLT          single46
+	JLT          single51
 	VMOVUPS      (DX), Y4
 	VPXOR        cAVX2_80000000<>+0(SB), Y4, Y6
 	VMOVUPS      cAVX2_42b20000<>+0(SB), Y8
@@ -2271,11 +2367,11 @@ round45:
 	ADDQ         $0x00000040, DX
 	ADDQ         $0x00000040, BX
 	SUBQ         $0x00000010, AX
-	JMP          round45
+	JMP          round50
 
-single46:
+single51:
 	CMPQ         AX, $0x00000008
-	JLT          rest47
+	JLT          rest52
 	VMOVUPS      (DX), Y4
 	VPXOR        cAVX2_80000000<>+0(SB), Y4, Y6
 	VMOVUPS      cAVX2_42b20000<>+0(SB), Y8
@@ -2314,11 +2410,11 @@ single46:
 	ADDQ         $0x00000020, DX
 	ADDQ         $0x00000020, BX
 	SUBQ         $0x00000008, AX
-	JMP          single46
+	JMP          single51
 
-rest47:
+rest52:
 	TESTQ        AX, AX
-	JEQ          done48
+	JEQ          done53
 	VMOVD        AX, X14
 	VPBROADCASTD X14, Y14
 	VPCMPGTD     iotaAVX2<>+0(SB), Y14, Y15
@@ -2357,7 +2453,7 @@ rest47:
 	VMULPS       Y6, Y4, Y4
 	VMASKMOVPS   Y4, Y15, (CX)
 
-done48:
+done53:
 	VZEROUPPER
 	RET
 
@@ -2378,9 +2474,9 @@ TEXT ·f32FromBF16AVX2(SB), NOSPLIT, $0-24
 	MOVQ dst+8(FP), CX
 	MOVQ src+16(FP), DX
 
-round49:
+round54:
 	CMPQ      AX, $0x00000020
-	JLT       single50
+	JLT       single55
 	VPMOVZXWD (DX), Y0
 	VPSLLD    $0x10, Y0, Y0
 	VMOVUPS   Y0, (CX)
@@ -2396,20 +2492,20 @@ round49:
 	ADDQ      $0x00000080, CX
 	ADDQ      $0x00000040, DX
 	SUBQ      $0x00000020, AX
-	JMP       round49
+	JMP       round54
 
-single50:
+single55:
 	CMPQ      AX, $0x00000008
-	JLT       rest51
+	JLT       rest56
 	VPMOVZXWD (DX), Y0
 	VPSLLD    $0x10, Y0, Y0
 	VMOVUPS   Y0, (CX)
 	ADDQ      $0x00000020, CX
 	ADDQ      $0x00000010, DX
 	SUBQ      $0x00000008, AX
-	JMP       single50
+	JMP       single55
 
-rest51:
+rest56:
 	VZEROUPPER
 	RET
 
@@ -2420,9 +2516,9 @@ TEXT ·f32FromF16AVX2(SB), NOSPLIT, $0-24
 	MOVQ dst+8(FP), CX
 	MOVQ src+16(FP), DX
 
-round53:
+round58:
 	CMPQ      AX, $0x00000020
-	JLT       single54
+	JLT       single59
 	VCVTPH2PS (DX), Y0
 	VMOVUPS   Y0, (CX)
 	VCVTPH2PS 16(DX), Y1
@@ -2434,19 +2530,19 @@ round53:
 	ADDQ      $0x00000080, CX
 	ADDQ      $0x00000040, DX
 	SUBQ      $0x00000020, AX
-	JMP       round53
+	JMP       round58
 
-single54:
+single59:
 	CMPQ      AX, $0x00000008
-	JLT       rest55
+	JLT       rest60
 	VCVTPH2PS (DX), Y0
 	VMOVUPS   Y0, (CX)
 	ADDQ      $0x00000020, CX
 	ADDQ      $0x00000010, DX
 	SUBQ      $0x00000008, AX
-	JMP       single54
+	JMP       single59
 
-rest55:
+rest60:
 	VZEROUPPER
 	RET
 
@@ -2459,9 +2555,9 @@ TEXT ·f32FromF8AVX2(SB), NOSPLIT, $0-28
 	MOVSS        scale+24(FP), X13
 	VBROADCASTSS X13, Y13
 
-round57:
+round62:
 	CMPQ      AX, $0x00000020
-	JLT       single58
+	JLT       single63
 	VPMOVSXBW (DX), X0
 	VPSLLW    $0x07, X0, X0
 	VPAND     cAVX2_bf80bf80<>+0(SB), X0, X0
@@ -2505,11 +2601,11 @@ round57:
 	ADDQ      $0x00000080, CX
 	ADDQ      $0x00000020, DX
 	SUBQ      $0x00000020, AX
-	JMP       round57
+	JMP       round62
 
-single58:
+single63:
 	CMPQ      AX, $0x00000008
-	JLT       rest59
+	JLT       rest64
 	VPMOVSXBW (DX), X0
 	VPSLLW    $0x07, X0, X0
 	VPAND     cAVX2_bf80bf80<>+0(SB), X0, X0
@@ -2523,9 +2619,9 @@ single58:
 	ADDQ      $0x00000020, CX
 	ADDQ      $0x00000008, DX
 	SUBQ      $0x00000008, AX
-	JMP       single58
+	JMP       single63
 
-rest59:
+rest64:
 	VZEROUPPER
 	RET
 
@@ -2556,9 +2652,9 @@ TEXT ·bf16FromF32AVX2(SB), NOSPLIT, $0-24
 	MOVQ dst+8(FP), CX
 	MOVQ src+16(FP), DX
 
-single62:
+single67:
 	CMPQ         AX, $0x00000008
-	JLT          rest63
+	JLT          rest68
 	VMOVUPS      (DX), Y0
 	VPSRLD       $0x10, Y0, Y1
 	VPAND        cAVX2_00000001<>+0(SB), Y1, Y2
@@ -2574,9 +2670,9 @@ single62:
 	ADDQ         $0x00000010, CX
 	ADDQ         $0x00000020, DX
 	SUBQ         $0x00000008, AX
-	JMP          single62
+	JMP          single67
 
-rest63:
+rest68:
 	VZEROUPPER
 	RET
 
@@ -2619,9 +2715,9 @@ TEXT ·f8FromF32AVX2(SB), NOSPLIT, $0-28
 	MOVSS        scale+24(FP), X13
 	VBROADCASTSS X13, Y13
 
-single66:
+single71:
 	CMPQ         AX, $0x00000008
-	JLT          rest67
+	JLT          rest72
 	VMOVUPS      (DX), Y0
 	VMULPS       Y0, Y13, Y0
 	VPAND        cAVX2_7fffffff<>+0(SB), Y0, Y1
@@ -2649,9 +2745,9 @@ single66:
 	ADDQ         $0x00000008, CX
 	ADDQ         $0x00000020, DX
 	SUBQ         $0x00000008, AX
-	JMP          single66
+	JMP          single71
 
-rest67:
+rest72:
 	VZEROUPPER
 	RET
 
@@ -2725,6 +2821,167 @@ DATA cAVX2_00000080<>+24(SB)/4, $0x00000080
 DATA cAVX2_00000080<>+28(SB)/4, $0x00000080
 GLOBL cAVX2_00000080<>(SB), RODATA|NOPTR, $32
 
+// func spreadF32AVX2(n int, dst *float32, ldd int, src *float32)
+// Requires: AVX
+TEXT ·spreadF32AVX2(SB), NOSPLIT, $0-32
+	MOVQ n+0(FP), AX
+	MOVQ dst+8(FP), CX
+	MOVQ src+24(FP), DX
+	MOVQ ldd+16(FP), BX
+
+round74:
+	CMPQ    AX, $0x00000020
+	JLT     single75
+	VMOVUPS (DX), Y0
+	VMOVUPS Y0, (CX)
+	VMOVUPS 32(DX), Y1
+	VMOVUPS Y1, 32(CX)
+	VMOVUPS 64(DX), Y2
+	VMOVUPS Y2, 64(CX)
+	VMOVUPS 96(DX), Y3
+	VMOVUPS Y3, 96(CX)
+	ADDQ    BX, CX
+	ADDQ    $0x00000080, DX
+	SUBQ    $0x00000020, AX
+	JMP     round74
+
+single75:
+	CMPQ    AX, $0x00000008
+	JLT     rest76
+	VMOVUPS (DX), Y0
+	VMOVUPS Y0, (CX)
+	ADDQ    $0x00000020, CX
+	ADDQ    $0x00000020, DX
+	SUBQ    $0x00000008, AX
+	JMP     single75
+
+rest76:
+	VZEROUPPER
+	RET
+
+// func spreadBF16AVX2(n int, dst *float32, ldd int, src *uint16)
+// Requires: AVX, AVX2
+TEXT ·spreadBF16AVX2(SB), NOSPLIT, $0-32
+	MOVQ n+0(FP), AX
+	MOVQ dst+8(FP), CX
+	MOVQ src+24(FP), DX
+	MOVQ ldd+16(FP), BX
+
+round78:
+	CMPQ      AX, $0x00000020
+	JLT       single79
+	VPMOVZXWD (DX), Y0
+	VPSLLD    $0x10, Y0, Y0
+	VMOVUPS   Y0, (CX)
+	VPMOVZXWD 16(DX), Y1
+	VPSLLD    $0x10, Y1, Y1
+	VMOVUPS   Y1, 32(CX)
+	VPMOVZXWD 32(DX), Y2
+	VPSLLD    $0x10, Y2, Y2
+	VMOVUPS   Y2, 64(CX)
+	VPMOVZXWD 48(DX), Y3
+	VPSLLD    $0x10, Y3, Y3
+	VMOVUPS   Y3, 96(CX)
+	ADDQ      BX, CX
+	ADDQ      $0x00000040, DX
+	SUBQ      $0x00000020, AX
+	JMP       round78
+
+single79:
+	CMPQ      AX, $0x00000008
+	JLT       rest80
+	VPMOVZXWD (DX), Y0
+	VPSLLD    $0x10, Y0, Y0
+	VMOVUPS   Y0, (CX)
+	ADDQ      $0x00000020, CX
+	ADDQ      $0x00000010, DX
+	SUBQ      $0x00000008, AX
+	JMP       single79
+
+rest80:
+	VZEROUPPER
+	RET
+
+// func spreadF8AVX2(n int, dst *float32, ldd int, src *uint8, scale float32)
+// Requires: AVX, AVX2, F16C, SSE
+TEXT ·spreadF8AVX2(SB), NOSPLIT, $0-36
+	MOVQ         n+0(FP), AX
+	MOVQ         dst+8(FP), CX
+	MOVQ         src+24(FP), DX
+	MOVQ         ldd+16(FP), BX
+	MOVSS        scale+32(FP), X13
+	VBROADCASTSS X13, Y13
+
+round82:
+	CMPQ      AX, $0x00000020
+	JLT       single83
+	VPMOVSXBW (DX), X0
+	VPSLLW    $0x07, X0, X0
+	VPAND     cAVX2_bf80bf80<>+0(SB), X0, X0
+	VCVTPH2PS X0, Y0
+	VMULPS    cAVX2_43800000<>+0(SB), Y0, Y0
+	VPAND     cAVX2_7fffffff<>+0(SB), Y0, Y4
+	VCMPPS    $0x1d, cAVX2_43f00000<>+0(SB), Y4, Y8
+	VBLENDVPS Y8, cAVX2_7fc00000<>+0(SB), Y0, Y0
+	VMULPS    Y13, Y0, Y0
+	VMOVUPS   Y0, (CX)
+	VPMOVSXBW 8(DX), X1
+	VPSLLW    $0x07, X1, X1
+	VPAND     cAVX2_bf80bf80<>+0(SB), X1, X1
+	VCVTPH2PS X1, Y1
+	VMULPS    cAVX2_43800000<>+0(SB), Y1, Y1
+	VPAND     cAVX2_7fffffff<>+0(SB), Y1, Y5
+	VCMPPS    $0x1d, cAVX2_43f00000<>+0(SB), Y5, Y9
+	VBLENDVPS Y9, cAVX2_7fc00000<>+0(SB), Y1, Y1
+	VMULPS    Y13, Y1, Y1
+	VMOVUPS   Y1, 32(CX)
+	VPMOVSXBW 16(DX), X2
+	VPSLLW    $0x07, X2, X2
+	VPAND     cAVX2_bf80bf80<>+0(SB), X2, X2
+	VCVTPH2PS X2, Y2
+	VMULPS    cAVX2_43800000<>+0(SB), Y2, Y2
+	VPAND     cAVX2_7fffffff<>+0(SB), Y2, Y6
+	VCMPPS    $0x1d, cAVX2_43f00000<>+0(SB), Y6, Y10
+	VBLENDVPS Y10, cAVX2_7fc00000<>+0(SB), Y2, Y2
+	VMULPS    Y13, Y2, Y2
+	VMOVUPS   Y2, 64(CX)
+	VPMOVSXBW 24(DX), X3
+	VPSLLW    $0x07, X3, X3
+	VPAND     cAVX2_bf80bf80<>+0(SB), X3, X3
+	VCVTPH2PS X3, Y3
+	VMULPS    cAVX2_43800000<>+0(SB), Y3, Y3
+	VPAND     cAVX2_7fffffff<>+0(SB), Y3, Y7
+	VCMPPS    $0x1d, cAVX2_43f00000<>+0(SB), Y7, Y11
+	VBLENDVPS Y11, cAVX2_7fc00000<>+0(SB), Y3, Y3
+	VMULPS    Y13, Y3, Y3
+	VMOVUPS   Y3, 96(CX)
+	ADDQ      BX, CX
+	ADDQ      $0x00000020, DX
+	SUBQ      $0x00000020, AX
+	JMP       round82
+
+single83:
+	CMPQ      AX, $0x00000008
+	JLT       rest84
+	VPMOVSXBW (DX), X0
+	VPSLLW    $0x07, X0, X0
+	VPAND     cAVX2_bf80bf80<>+0(SB), X0, X0
+	VCVTPH2PS X0, Y0
+	VMULPS    cAVX2_43800000<>+0(SB), Y0, Y0
+	VPAND     cAVX2_7fffffff<>+0(SB), Y0, Y4
+	VCMPPS    $0x1d, cAVX2_43f00000<>+0(SB), Y4, Y8
+	VBLENDVPS Y8, cAVX2_7fc00000<>+0(SB), Y0, Y0
+	VMULPS    Y13, Y0, Y0
+	VMOVUPS   Y0, (CX)
+	ADDQ      $0x00000020, CX
+	ADDQ      $0x00000008, DX
+	SUBQ      $0x00000008, AX
+	JMP       single83
+
+rest84:
+	VZEROUPPER
+	RET
+
 // func countGreaterAVX2(n int, x *float32, t float32) int
 // Requires: AVX, AVX2, POPCNT, SSE
 TEXT ·countGreaterAVX2(SB), NOSPLIT, $0-32
@@ -2734,9 +2991,9 @@ TEXT ·countGreaterAVX2(SB), NOSPLIT, $0-32
 	VBROADCASTSS X0, Y0
 	XORQ         DX, DX
 
-round69:
+round86:
 	CMPQ      AX, $0x00000020
-	JLT       single70
+	JLT       single87
 	VMOVUPS   (CX), Y1
 	VCMPPS    $0x1e, Y0, Y1, Y1
 	VMOVMSKPS Y1, BX
@@ -2759,11 +3016,11 @@ round69:
 	ADDQ      BX, DX
 	ADDQ      $0x00000080, CX
 	SUBQ      $0x00000020, AX
-	JMP       round69
+	JMP       round86
 
-single70:
+single87:
 	CMPQ      AX, $0x00000008
-	JLT       rest71
+	JLT       rest88
 	VMOVUPS   (CX), Y1
 	VCMPPS    $0x1e, Y0, Y1, Y1
 	VMOVMSKPS Y1, BX
@@ -2771,11 +3028,11 @@ single70:
 	ADDQ      BX, DX
 	ADDQ      $0x00000020, CX
 	SUBQ      $0x00000008, AX
-	JMP       single70
+	JMP       single87
 
-rest71:
+rest88:
 	TESTQ        AX, AX
-	JEQ          done72
+	JEQ          done89
 	VMOVD        AX, X14
 	VPBROADCASTD X14, Y14
 	VPCMPGTD     iotaAVX2<>+0(SB), Y14, Y15
@@ -2786,7 +3043,7 @@ rest71:
 	POPCNTL      AX, AX
 	ADDQ         AX, DX
 
-done72:
+done89:
 	VZEROUPPER
 	MOVQ DX, ret+24(FP)
 	RET
@@ -2802,32 +3059,32 @@ TEXT ·indexGreaterAVX2(SB), NOSPLIT, $0-40
 	MOVL         base+28(FP), BX
 	MOVQ         CX, SI
 
-single74:
+single91:
 	CMPQ      AX, $0x00000008
-	JLT       rest75
+	JLT       rest92
 	VMOVUPS   (DX), Y2
 	VCMPPS    $0x1e, Y0, Y2, Y2
 	VMOVMSKPS Y2, DI
 	TESTL     DI, DI
-	JEQ       none77
+	JEQ       none94
 
-next78:
+next95:
 	TZCNTL DI, R8
 	ADDL   BX, R8
 	MOVL   R8, (CX)
 	ADDQ   $0x04, CX
 	BLSRL  DI, DI
-	JNE    next78
+	JNE    next95
 
-none77:
+none94:
 	ADDQ $0x00000020, DX
 	ADDL $0x08, BX
 	SUBQ $0x00000008, AX
-	JMP  single74
+	JMP  single91
 
-rest75:
+rest92:
 	TESTQ        AX, AX
-	JEQ          done76
+	JEQ          done93
 	VMOVD        AX, X14
 	VPBROADCASTD X14, Y14
 	VPCMPGTD     iotaAVX2<>+0(SB), Y14, Y15
@@ -2836,18 +3093,18 @@ rest75:
 	VANDPS       Y15, Y2, Y2
 	VMOVMSKPS    Y2, AX
 	TESTL        AX, AX
-	JEQ          none79
+	JEQ          none96
 
-next80:
+next97:
 	TZCNTL AX, DX
 	ADDL   BX, DX
 	MOVL   DX, (CX)
 	ADDQ   $0x04, CX
 	BLSRL  AX, AX
-	JNE    next80
+	JNE    next97
 
-none79:
-done76:
+none96:
+done93:
 	SUBQ SI, CX
 	SHRQ $0x02, CX
 	VZEROUPPER

@@ -14,6 +14,16 @@ func gemmAVX512(m int, k int, a *float32, ars int, aks int, b *float32, ldb int,
 //go:noescape
 func gemmNAVX512(m int, n int, k int, a *float32, ars int, aks int, b *float32, ldb int, c *float32, ldc int)
 
+// gemmPanels16AVX512 adds A·B to C for m <= 28 rows of n <= 16 columns, A in panels; strides in bytes.
+//
+//go:noescape
+func gemmPanels16AVX512(m int, n int, k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int)
+
+// gemmPanels32AVX512 adds A·B to C for m <= 14 rows of n <= 32 columns, A in panels; strides in bytes.
+//
+//go:noescape
+func gemmPanels32AVX512(m int, n int, k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int)
+
 // panelF32AVX512 adds X·Wᵀ to Y for shape = 8·rows + panels, one of
 // [[1 4] [1 2] [1 1] [2 2] [2 1] [3 2] [3 1] [4 2] [4 1]]; leading dimensions in bytes, k in elements.
 //
@@ -97,6 +107,11 @@ func reluWeightedAVX512(n int, dst *float32, s *float32, w float32)
 //go:noescape
 func expAVX512(n int, x *float32, scale float32, shift float32) float32
 
+// softmaxColumnsAVX512 is SoftmaxColumns of n <= 16 columns; ld in bytes.
+//
+//go:noescape
+func softmaxColumnsAVX512(n int, rows int, x *float32, ld int, scale float32, top *float32, sum *float32)
+
 // siluMulAVX512 writes gate/(1+exp(−gate))·up to dst.
 //
 //go:noescape
@@ -126,6 +141,21 @@ func bf16FromF32AVX512(n int, dst *uint16, src *float32)
 //
 //go:noescape
 func f8FromF32AVX512(n int, dst *uint8, src *float32, scale float32)
+
+// spreadF32AVX512 writes src to panels, ldd bytes apart.
+//
+//go:noescape
+func spreadF32AVX512(n int, dst *float32, ldd int, src *float32)
+
+// spreadBF16AVX512 writes src to panels, ldd bytes apart.
+//
+//go:noescape
+func spreadBF16AVX512(n int, dst *float32, ldd int, src *uint16)
+
+// spreadF8AVX512 writes src to panels, ldd bytes apart.
+//
+//go:noescape
+func spreadF8AVX512(n int, dst *float32, ldd int, src *uint8, scale float32)
 
 // countGreaterAVX512 counts the elements greater than t.
 //

@@ -2528,6 +2528,3947 @@ store14:
 	VZEROUPPER
 	RET
 
+// func gemmPanels16AVX512(m int, n int, k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int)
+// Requires: AVX, AVX512F, BMI2, CMOV
+TEXT ·gemmPanels16AVX512(SB), NOSPLIT, $0-72
+	MOVQ      m+0(FP), AX
+	MOVQ      n+8(FP), CX
+	MOVQ      k+16(FP), DX
+	MOVQ      a+24(FP), BX
+	MOVQ      lda+32(FP), SI
+	MOVQ      b+40(FP), DI
+	MOVQ      ldb+48(FP), R8
+	MOVQ      c+56(FP), R9
+	MOVQ      ldc+64(FP), R10
+	MOVQ      $-1, R11
+	BZHIQ     CX, R11, R11
+	KMOVW     R11, K1
+	SHRQ      $0x10, R11
+	CMPQ      AX, $0x1c
+	JEQ       rows28
+	CMPQ      AX, $0x1b
+	JEQ       rows27
+	CMPQ      AX, $0x1a
+	JEQ       rows26
+	CMPQ      AX, $0x19
+	JEQ       rows25
+	CMPQ      AX, $0x18
+	JEQ       rows24
+	CMPQ      AX, $0x17
+	JEQ       rows23
+	CMPQ      AX, $0x16
+	JEQ       rows22
+	CMPQ      AX, $0x15
+	JEQ       rows21
+	CMPQ      AX, $0x14
+	JEQ       rows20
+	CMPQ      AX, $0x13
+	JEQ       rows19
+	CMPQ      AX, $0x12
+	JEQ       rows18
+	CMPQ      AX, $0x11
+	JEQ       rows17
+	CMPQ      AX, $0x10
+	JEQ       rows16
+	CMPQ      AX, $0x0f
+	JEQ       rows15
+	CMPQ      AX, $0x0e
+	JEQ       rows14
+	CMPQ      AX, $0x0d
+	JEQ       rows13
+	CMPQ      AX, $0x0c
+	JEQ       rows12
+	CMPQ      AX, $0x0b
+	JEQ       rows11
+	CMPQ      AX, $0x0a
+	JEQ       rows10
+	CMPQ      AX, $0x09
+	JEQ       rows9
+	CMPQ      AX, $0x08
+	JEQ       rows8
+	CMPQ      AX, $0x07
+	JEQ       rows7
+	CMPQ      AX, $0x06
+	JEQ       rows6
+	CMPQ      AX, $0x05
+	JEQ       rows5
+	CMPQ      AX, $0x04
+	JEQ       rows4
+	CMPQ      AX, $0x03
+	JEQ       rows3
+	CMPQ      AX, $0x02
+	JEQ       rows2
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+
+panel1:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k1:
+	VMOVUPS.Z        (DI), K1, Z1
+	ADDQ             R8, DI
+	VFMADD231PS.BCST (AX), Z1, Z0
+	ADDQ             $0x04, AX
+	DECQ             CX
+	JNE              k1
+	TESTQ            DX, DX
+	JNE              panel1
+	VMOVUPS          Z0, K1, (R9)
+	VZEROUPPER
+	RET
+
+rows2:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z1
+
+panel2:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k2:
+	VMOVUPS.Z        (DI), K1, Z2
+	ADDQ             R8, DI
+	VFMADD231PS.BCST (AX), Z2, Z0
+	VFMADD231PS.BCST 128(AX), Z2, Z1
+	ADDQ             $0x04, AX
+	DECQ             CX
+	JNE              k2
+	TESTQ            DX, DX
+	JNE              panel2
+	VMOVUPS          Z0, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z1, K1, (R9)
+	VZEROUPPER
+	RET
+
+rows3:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+
+panel3:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k3:
+	VMOVUPS.Z        (DI), K1, Z3
+	ADDQ             R8, DI
+	VFMADD231PS.BCST (AX), Z3, Z0
+	VFMADD231PS.BCST 128(AX), Z3, Z1
+	VFMADD231PS.BCST 256(AX), Z3, Z2
+	ADDQ             $0x04, AX
+	DECQ             CX
+	JNE              k3
+	TESTQ            DX, DX
+	JNE              panel3
+	VMOVUPS          Z0, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z1, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z2, K1, (R9)
+	VZEROUPPER
+	RET
+
+rows4:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z3
+
+panel4:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k4:
+	VMOVUPS.Z        (DI), K1, Z4
+	ADDQ             R8, DI
+	VFMADD231PS.BCST (AX), Z4, Z0
+	VFMADD231PS.BCST 128(AX), Z4, Z1
+	VFMADD231PS.BCST 256(AX), Z4, Z2
+	VFMADD231PS.BCST 384(AX), Z4, Z3
+	ADDQ             $0x04, AX
+	DECQ             CX
+	JNE              k4
+	TESTQ            DX, DX
+	JNE              panel4
+	VMOVUPS          Z0, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z1, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z2, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z3, K1, (R9)
+	VZEROUPPER
+	RET
+
+rows5:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+
+panel5:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k5:
+	VMOVUPS.Z        (DI), K1, Z5
+	ADDQ             R8, DI
+	VFMADD231PS.BCST (AX), Z5, Z0
+	VFMADD231PS.BCST 128(AX), Z5, Z1
+	VFMADD231PS.BCST 256(AX), Z5, Z2
+	VFMADD231PS.BCST 384(AX), Z5, Z3
+	VFMADD231PS.BCST 512(AX), Z5, Z4
+	ADDQ             $0x04, AX
+	DECQ             CX
+	JNE              k5
+	TESTQ            DX, DX
+	JNE              panel5
+	VMOVUPS          Z0, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z1, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z2, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z3, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z4, K1, (R9)
+	VZEROUPPER
+	RET
+
+rows6:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z5
+
+panel6:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k6:
+	VMOVUPS.Z        (DI), K1, Z6
+	ADDQ             R8, DI
+	VFMADD231PS.BCST (AX), Z6, Z0
+	VFMADD231PS.BCST 128(AX), Z6, Z1
+	VFMADD231PS.BCST 256(AX), Z6, Z2
+	VFMADD231PS.BCST 384(AX), Z6, Z3
+	VFMADD231PS.BCST 512(AX), Z6, Z4
+	VFMADD231PS.BCST 640(AX), Z6, Z5
+	ADDQ             $0x04, AX
+	DECQ             CX
+	JNE              k6
+	TESTQ            DX, DX
+	JNE              panel6
+	VMOVUPS          Z0, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z1, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z2, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z3, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z4, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z5, K1, (R9)
+	VZEROUPPER
+	RET
+
+rows7:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+
+panel7:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k7:
+	VMOVUPS.Z        (DI), K1, Z7
+	ADDQ             R8, DI
+	VFMADD231PS.BCST (AX), Z7, Z0
+	VFMADD231PS.BCST 128(AX), Z7, Z1
+	VFMADD231PS.BCST 256(AX), Z7, Z2
+	VFMADD231PS.BCST 384(AX), Z7, Z3
+	VFMADD231PS.BCST 512(AX), Z7, Z4
+	VFMADD231PS.BCST 640(AX), Z7, Z5
+	VFMADD231PS.BCST 768(AX), Z7, Z6
+	ADDQ             $0x04, AX
+	DECQ             CX
+	JNE              k7
+	TESTQ            DX, DX
+	JNE              panel7
+	VMOVUPS          Z0, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z1, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z2, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z3, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z4, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z5, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z6, K1, (R9)
+	VZEROUPPER
+	RET
+
+rows8:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z7
+
+panel8:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k8:
+	VMOVUPS.Z        (DI), K1, Z8
+	ADDQ             R8, DI
+	VFMADD231PS.BCST (AX), Z8, Z0
+	VFMADD231PS.BCST 128(AX), Z8, Z1
+	VFMADD231PS.BCST 256(AX), Z8, Z2
+	VFMADD231PS.BCST 384(AX), Z8, Z3
+	VFMADD231PS.BCST 512(AX), Z8, Z4
+	VFMADD231PS.BCST 640(AX), Z8, Z5
+	VFMADD231PS.BCST 768(AX), Z8, Z6
+	VFMADD231PS.BCST 896(AX), Z8, Z7
+	ADDQ             $0x04, AX
+	DECQ             CX
+	JNE              k8
+	TESTQ            DX, DX
+	JNE              panel8
+	VMOVUPS          Z0, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z1, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z2, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z3, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z4, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z5, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z6, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z7, K1, (R9)
+	VZEROUPPER
+	RET
+
+rows9:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+
+panel9:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k9:
+	VMOVUPS.Z        (DI), K1, Z9
+	ADDQ             R8, DI
+	VFMADD231PS.BCST (AX), Z9, Z0
+	VFMADD231PS.BCST 128(AX), Z9, Z1
+	VFMADD231PS.BCST 256(AX), Z9, Z2
+	VFMADD231PS.BCST 384(AX), Z9, Z3
+	VFMADD231PS.BCST 512(AX), Z9, Z4
+	VFMADD231PS.BCST 640(AX), Z9, Z5
+	VFMADD231PS.BCST 768(AX), Z9, Z6
+	VFMADD231PS.BCST 896(AX), Z9, Z7
+	VFMADD231PS.BCST 1024(AX), Z9, Z8
+	ADDQ             $0x04, AX
+	DECQ             CX
+	JNE              k9
+	TESTQ            DX, DX
+	JNE              panel9
+	VMOVUPS          Z0, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z1, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z2, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z3, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z4, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z5, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z6, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z7, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z8, K1, (R9)
+	VZEROUPPER
+	RET
+
+rows10:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z9
+
+panel10:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k10:
+	VMOVUPS.Z        (DI), K1, Z10
+	ADDQ             R8, DI
+	VFMADD231PS.BCST (AX), Z10, Z0
+	VFMADD231PS.BCST 128(AX), Z10, Z1
+	VFMADD231PS.BCST 256(AX), Z10, Z2
+	VFMADD231PS.BCST 384(AX), Z10, Z3
+	VFMADD231PS.BCST 512(AX), Z10, Z4
+	VFMADD231PS.BCST 640(AX), Z10, Z5
+	VFMADD231PS.BCST 768(AX), Z10, Z6
+	VFMADD231PS.BCST 896(AX), Z10, Z7
+	VFMADD231PS.BCST 1024(AX), Z10, Z8
+	VFMADD231PS.BCST 1152(AX), Z10, Z9
+	ADDQ             $0x04, AX
+	DECQ             CX
+	JNE              k10
+	TESTQ            DX, DX
+	JNE              panel10
+	VMOVUPS          Z0, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z1, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z2, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z3, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z4, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z5, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z6, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z7, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z8, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z9, K1, (R9)
+	VZEROUPPER
+	RET
+
+rows11:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z9
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z10
+
+panel11:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k11:
+	VMOVUPS.Z        (DI), K1, Z11
+	ADDQ             R8, DI
+	VFMADD231PS.BCST (AX), Z11, Z0
+	VFMADD231PS.BCST 128(AX), Z11, Z1
+	VFMADD231PS.BCST 256(AX), Z11, Z2
+	VFMADD231PS.BCST 384(AX), Z11, Z3
+	VFMADD231PS.BCST 512(AX), Z11, Z4
+	VFMADD231PS.BCST 640(AX), Z11, Z5
+	VFMADD231PS.BCST 768(AX), Z11, Z6
+	VFMADD231PS.BCST 896(AX), Z11, Z7
+	VFMADD231PS.BCST 1024(AX), Z11, Z8
+	VFMADD231PS.BCST 1152(AX), Z11, Z9
+	VFMADD231PS.BCST 1280(AX), Z11, Z10
+	ADDQ             $0x04, AX
+	DECQ             CX
+	JNE              k11
+	TESTQ            DX, DX
+	JNE              panel11
+	VMOVUPS          Z0, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z1, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z2, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z3, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z4, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z5, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z6, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z7, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z8, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z9, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z10, K1, (R9)
+	VZEROUPPER
+	RET
+
+rows12:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z9
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z10
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z11
+
+panel12:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k12:
+	VMOVUPS.Z        (DI), K1, Z12
+	ADDQ             R8, DI
+	VFMADD231PS.BCST (AX), Z12, Z0
+	VFMADD231PS.BCST 128(AX), Z12, Z1
+	VFMADD231PS.BCST 256(AX), Z12, Z2
+	VFMADD231PS.BCST 384(AX), Z12, Z3
+	VFMADD231PS.BCST 512(AX), Z12, Z4
+	VFMADD231PS.BCST 640(AX), Z12, Z5
+	VFMADD231PS.BCST 768(AX), Z12, Z6
+	VFMADD231PS.BCST 896(AX), Z12, Z7
+	VFMADD231PS.BCST 1024(AX), Z12, Z8
+	VFMADD231PS.BCST 1152(AX), Z12, Z9
+	VFMADD231PS.BCST 1280(AX), Z12, Z10
+	VFMADD231PS.BCST 1408(AX), Z12, Z11
+	ADDQ             $0x04, AX
+	DECQ             CX
+	JNE              k12
+	TESTQ            DX, DX
+	JNE              panel12
+	VMOVUPS          Z0, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z1, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z2, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z3, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z4, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z5, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z6, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z7, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z8, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z9, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z10, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z11, K1, (R9)
+	VZEROUPPER
+	RET
+
+rows13:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z9
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z10
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z11
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z12
+
+panel13:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k13:
+	VMOVUPS.Z        (DI), K1, Z13
+	ADDQ             R8, DI
+	VFMADD231PS.BCST (AX), Z13, Z0
+	VFMADD231PS.BCST 128(AX), Z13, Z1
+	VFMADD231PS.BCST 256(AX), Z13, Z2
+	VFMADD231PS.BCST 384(AX), Z13, Z3
+	VFMADD231PS.BCST 512(AX), Z13, Z4
+	VFMADD231PS.BCST 640(AX), Z13, Z5
+	VFMADD231PS.BCST 768(AX), Z13, Z6
+	VFMADD231PS.BCST 896(AX), Z13, Z7
+	VFMADD231PS.BCST 1024(AX), Z13, Z8
+	VFMADD231PS.BCST 1152(AX), Z13, Z9
+	VFMADD231PS.BCST 1280(AX), Z13, Z10
+	VFMADD231PS.BCST 1408(AX), Z13, Z11
+	VFMADD231PS.BCST 1536(AX), Z13, Z12
+	ADDQ             $0x04, AX
+	DECQ             CX
+	JNE              k13
+	TESTQ            DX, DX
+	JNE              panel13
+	VMOVUPS          Z0, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z1, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z2, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z3, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z4, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z5, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z6, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z7, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z8, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z9, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z10, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z11, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z12, K1, (R9)
+	VZEROUPPER
+	RET
+
+rows14:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z9
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z10
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z11
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z12
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z13
+
+panel14:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k14:
+	VMOVUPS.Z        (DI), K1, Z14
+	ADDQ             R8, DI
+	VFMADD231PS.BCST (AX), Z14, Z0
+	VFMADD231PS.BCST 128(AX), Z14, Z1
+	VFMADD231PS.BCST 256(AX), Z14, Z2
+	VFMADD231PS.BCST 384(AX), Z14, Z3
+	VFMADD231PS.BCST 512(AX), Z14, Z4
+	VFMADD231PS.BCST 640(AX), Z14, Z5
+	VFMADD231PS.BCST 768(AX), Z14, Z6
+	VFMADD231PS.BCST 896(AX), Z14, Z7
+	VFMADD231PS.BCST 1024(AX), Z14, Z8
+	VFMADD231PS.BCST 1152(AX), Z14, Z9
+	VFMADD231PS.BCST 1280(AX), Z14, Z10
+	VFMADD231PS.BCST 1408(AX), Z14, Z11
+	VFMADD231PS.BCST 1536(AX), Z14, Z12
+	VFMADD231PS.BCST 1664(AX), Z14, Z13
+	ADDQ             $0x04, AX
+	DECQ             CX
+	JNE              k14
+	TESTQ            DX, DX
+	JNE              panel14
+	VMOVUPS          Z0, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z1, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z2, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z3, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z4, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z5, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z6, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z7, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z8, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z9, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z10, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z11, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z12, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z13, K1, (R9)
+	VZEROUPPER
+	RET
+
+rows15:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z9
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z10
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z11
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z12
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z13
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z14
+
+panel15:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k15:
+	VMOVUPS.Z        (DI), K1, Z15
+	ADDQ             R8, DI
+	VFMADD231PS.BCST (AX), Z15, Z0
+	VFMADD231PS.BCST 128(AX), Z15, Z1
+	VFMADD231PS.BCST 256(AX), Z15, Z2
+	VFMADD231PS.BCST 384(AX), Z15, Z3
+	VFMADD231PS.BCST 512(AX), Z15, Z4
+	VFMADD231PS.BCST 640(AX), Z15, Z5
+	VFMADD231PS.BCST 768(AX), Z15, Z6
+	VFMADD231PS.BCST 896(AX), Z15, Z7
+	VFMADD231PS.BCST 1024(AX), Z15, Z8
+	VFMADD231PS.BCST 1152(AX), Z15, Z9
+	VFMADD231PS.BCST 1280(AX), Z15, Z10
+	VFMADD231PS.BCST 1408(AX), Z15, Z11
+	VFMADD231PS.BCST 1536(AX), Z15, Z12
+	VFMADD231PS.BCST 1664(AX), Z15, Z13
+	VFMADD231PS.BCST 1792(AX), Z15, Z14
+	ADDQ             $0x04, AX
+	DECQ             CX
+	JNE              k15
+	TESTQ            DX, DX
+	JNE              panel15
+	VMOVUPS          Z0, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z1, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z2, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z3, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z4, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z5, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z6, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z7, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z8, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z9, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z10, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z11, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z12, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z13, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z14, K1, (R9)
+	VZEROUPPER
+	RET
+
+rows16:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z9
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z10
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z11
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z12
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z13
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z14
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z15
+
+panel16:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k16:
+	VMOVUPS.Z        (DI), K1, Z16
+	ADDQ             R8, DI
+	VFMADD231PS.BCST (AX), Z16, Z0
+	VFMADD231PS.BCST 128(AX), Z16, Z1
+	VFMADD231PS.BCST 256(AX), Z16, Z2
+	VFMADD231PS.BCST 384(AX), Z16, Z3
+	VFMADD231PS.BCST 512(AX), Z16, Z4
+	VFMADD231PS.BCST 640(AX), Z16, Z5
+	VFMADD231PS.BCST 768(AX), Z16, Z6
+	VFMADD231PS.BCST 896(AX), Z16, Z7
+	VFMADD231PS.BCST 1024(AX), Z16, Z8
+	VFMADD231PS.BCST 1152(AX), Z16, Z9
+	VFMADD231PS.BCST 1280(AX), Z16, Z10
+	VFMADD231PS.BCST 1408(AX), Z16, Z11
+	VFMADD231PS.BCST 1536(AX), Z16, Z12
+	VFMADD231PS.BCST 1664(AX), Z16, Z13
+	VFMADD231PS.BCST 1792(AX), Z16, Z14
+	VFMADD231PS.BCST 1920(AX), Z16, Z15
+	ADDQ             $0x04, AX
+	DECQ             CX
+	JNE              k16
+	TESTQ            DX, DX
+	JNE              panel16
+	VMOVUPS          Z0, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z1, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z2, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z3, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z4, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z5, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z6, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z7, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z8, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z9, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z10, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z11, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z12, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z13, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z14, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z15, K1, (R9)
+	VZEROUPPER
+	RET
+
+rows17:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z9
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z10
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z11
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z12
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z13
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z14
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z15
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z16
+
+panel17:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k17:
+	VMOVUPS.Z        (DI), K1, Z17
+	ADDQ             R8, DI
+	VFMADD231PS.BCST (AX), Z17, Z0
+	VFMADD231PS.BCST 128(AX), Z17, Z1
+	VFMADD231PS.BCST 256(AX), Z17, Z2
+	VFMADD231PS.BCST 384(AX), Z17, Z3
+	VFMADD231PS.BCST 512(AX), Z17, Z4
+	VFMADD231PS.BCST 640(AX), Z17, Z5
+	VFMADD231PS.BCST 768(AX), Z17, Z6
+	VFMADD231PS.BCST 896(AX), Z17, Z7
+	VFMADD231PS.BCST 1024(AX), Z17, Z8
+	VFMADD231PS.BCST 1152(AX), Z17, Z9
+	VFMADD231PS.BCST 1280(AX), Z17, Z10
+	VFMADD231PS.BCST 1408(AX), Z17, Z11
+	VFMADD231PS.BCST 1536(AX), Z17, Z12
+	VFMADD231PS.BCST 1664(AX), Z17, Z13
+	VFMADD231PS.BCST 1792(AX), Z17, Z14
+	VFMADD231PS.BCST 1920(AX), Z17, Z15
+	VFMADD231PS.BCST 2048(AX), Z17, Z16
+	ADDQ             $0x04, AX
+	DECQ             CX
+	JNE              k17
+	TESTQ            DX, DX
+	JNE              panel17
+	VMOVUPS          Z0, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z1, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z2, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z3, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z4, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z5, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z6, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z7, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z8, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z9, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z10, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z11, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z12, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z13, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z14, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z15, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z16, K1, (R9)
+	VZEROUPPER
+	RET
+
+rows18:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z9
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z10
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z11
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z12
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z13
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z14
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z15
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z16
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z17
+
+panel18:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k18:
+	VMOVUPS.Z        (DI), K1, Z18
+	ADDQ             R8, DI
+	VFMADD231PS.BCST (AX), Z18, Z0
+	VFMADD231PS.BCST 128(AX), Z18, Z1
+	VFMADD231PS.BCST 256(AX), Z18, Z2
+	VFMADD231PS.BCST 384(AX), Z18, Z3
+	VFMADD231PS.BCST 512(AX), Z18, Z4
+	VFMADD231PS.BCST 640(AX), Z18, Z5
+	VFMADD231PS.BCST 768(AX), Z18, Z6
+	VFMADD231PS.BCST 896(AX), Z18, Z7
+	VFMADD231PS.BCST 1024(AX), Z18, Z8
+	VFMADD231PS.BCST 1152(AX), Z18, Z9
+	VFMADD231PS.BCST 1280(AX), Z18, Z10
+	VFMADD231PS.BCST 1408(AX), Z18, Z11
+	VFMADD231PS.BCST 1536(AX), Z18, Z12
+	VFMADD231PS.BCST 1664(AX), Z18, Z13
+	VFMADD231PS.BCST 1792(AX), Z18, Z14
+	VFMADD231PS.BCST 1920(AX), Z18, Z15
+	VFMADD231PS.BCST 2048(AX), Z18, Z16
+	VFMADD231PS.BCST 2176(AX), Z18, Z17
+	ADDQ             $0x04, AX
+	DECQ             CX
+	JNE              k18
+	TESTQ            DX, DX
+	JNE              panel18
+	VMOVUPS          Z0, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z1, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z2, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z3, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z4, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z5, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z6, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z7, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z8, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z9, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z10, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z11, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z12, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z13, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z14, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z15, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z16, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z17, K1, (R9)
+	VZEROUPPER
+	RET
+
+rows19:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z9
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z10
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z11
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z12
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z13
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z14
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z15
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z16
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z17
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z18
+
+panel19:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k19:
+	VMOVUPS.Z        (DI), K1, Z19
+	ADDQ             R8, DI
+	VFMADD231PS.BCST (AX), Z19, Z0
+	VFMADD231PS.BCST 128(AX), Z19, Z1
+	VFMADD231PS.BCST 256(AX), Z19, Z2
+	VFMADD231PS.BCST 384(AX), Z19, Z3
+	VFMADD231PS.BCST 512(AX), Z19, Z4
+	VFMADD231PS.BCST 640(AX), Z19, Z5
+	VFMADD231PS.BCST 768(AX), Z19, Z6
+	VFMADD231PS.BCST 896(AX), Z19, Z7
+	VFMADD231PS.BCST 1024(AX), Z19, Z8
+	VFMADD231PS.BCST 1152(AX), Z19, Z9
+	VFMADD231PS.BCST 1280(AX), Z19, Z10
+	VFMADD231PS.BCST 1408(AX), Z19, Z11
+	VFMADD231PS.BCST 1536(AX), Z19, Z12
+	VFMADD231PS.BCST 1664(AX), Z19, Z13
+	VFMADD231PS.BCST 1792(AX), Z19, Z14
+	VFMADD231PS.BCST 1920(AX), Z19, Z15
+	VFMADD231PS.BCST 2048(AX), Z19, Z16
+	VFMADD231PS.BCST 2176(AX), Z19, Z17
+	VFMADD231PS.BCST 2304(AX), Z19, Z18
+	ADDQ             $0x04, AX
+	DECQ             CX
+	JNE              k19
+	TESTQ            DX, DX
+	JNE              panel19
+	VMOVUPS          Z0, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z1, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z2, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z3, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z4, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z5, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z6, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z7, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z8, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z9, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z10, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z11, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z12, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z13, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z14, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z15, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z16, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z17, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z18, K1, (R9)
+	VZEROUPPER
+	RET
+
+rows20:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z9
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z10
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z11
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z12
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z13
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z14
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z15
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z16
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z17
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z18
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z19
+
+panel20:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k20:
+	VMOVUPS.Z        (DI), K1, Z20
+	ADDQ             R8, DI
+	VFMADD231PS.BCST (AX), Z20, Z0
+	VFMADD231PS.BCST 128(AX), Z20, Z1
+	VFMADD231PS.BCST 256(AX), Z20, Z2
+	VFMADD231PS.BCST 384(AX), Z20, Z3
+	VFMADD231PS.BCST 512(AX), Z20, Z4
+	VFMADD231PS.BCST 640(AX), Z20, Z5
+	VFMADD231PS.BCST 768(AX), Z20, Z6
+	VFMADD231PS.BCST 896(AX), Z20, Z7
+	VFMADD231PS.BCST 1024(AX), Z20, Z8
+	VFMADD231PS.BCST 1152(AX), Z20, Z9
+	VFMADD231PS.BCST 1280(AX), Z20, Z10
+	VFMADD231PS.BCST 1408(AX), Z20, Z11
+	VFMADD231PS.BCST 1536(AX), Z20, Z12
+	VFMADD231PS.BCST 1664(AX), Z20, Z13
+	VFMADD231PS.BCST 1792(AX), Z20, Z14
+	VFMADD231PS.BCST 1920(AX), Z20, Z15
+	VFMADD231PS.BCST 2048(AX), Z20, Z16
+	VFMADD231PS.BCST 2176(AX), Z20, Z17
+	VFMADD231PS.BCST 2304(AX), Z20, Z18
+	VFMADD231PS.BCST 2432(AX), Z20, Z19
+	ADDQ             $0x04, AX
+	DECQ             CX
+	JNE              k20
+	TESTQ            DX, DX
+	JNE              panel20
+	VMOVUPS          Z0, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z1, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z2, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z3, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z4, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z5, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z6, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z7, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z8, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z9, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z10, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z11, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z12, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z13, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z14, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z15, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z16, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z17, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z18, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z19, K1, (R9)
+	VZEROUPPER
+	RET
+
+rows21:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z9
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z10
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z11
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z12
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z13
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z14
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z15
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z16
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z17
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z18
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z19
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z20
+
+panel21:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k21:
+	VMOVUPS.Z        (DI), K1, Z21
+	ADDQ             R8, DI
+	VFMADD231PS.BCST (AX), Z21, Z0
+	VFMADD231PS.BCST 128(AX), Z21, Z1
+	VFMADD231PS.BCST 256(AX), Z21, Z2
+	VFMADD231PS.BCST 384(AX), Z21, Z3
+	VFMADD231PS.BCST 512(AX), Z21, Z4
+	VFMADD231PS.BCST 640(AX), Z21, Z5
+	VFMADD231PS.BCST 768(AX), Z21, Z6
+	VFMADD231PS.BCST 896(AX), Z21, Z7
+	VFMADD231PS.BCST 1024(AX), Z21, Z8
+	VFMADD231PS.BCST 1152(AX), Z21, Z9
+	VFMADD231PS.BCST 1280(AX), Z21, Z10
+	VFMADD231PS.BCST 1408(AX), Z21, Z11
+	VFMADD231PS.BCST 1536(AX), Z21, Z12
+	VFMADD231PS.BCST 1664(AX), Z21, Z13
+	VFMADD231PS.BCST 1792(AX), Z21, Z14
+	VFMADD231PS.BCST 1920(AX), Z21, Z15
+	VFMADD231PS.BCST 2048(AX), Z21, Z16
+	VFMADD231PS.BCST 2176(AX), Z21, Z17
+	VFMADD231PS.BCST 2304(AX), Z21, Z18
+	VFMADD231PS.BCST 2432(AX), Z21, Z19
+	VFMADD231PS.BCST 2560(AX), Z21, Z20
+	ADDQ             $0x04, AX
+	DECQ             CX
+	JNE              k21
+	TESTQ            DX, DX
+	JNE              panel21
+	VMOVUPS          Z0, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z1, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z2, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z3, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z4, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z5, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z6, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z7, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z8, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z9, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z10, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z11, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z12, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z13, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z14, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z15, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z16, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z17, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z18, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z19, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z20, K1, (R9)
+	VZEROUPPER
+	RET
+
+rows22:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z9
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z10
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z11
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z12
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z13
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z14
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z15
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z16
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z17
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z18
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z19
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z20
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z21
+
+panel22:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k22:
+	VMOVUPS.Z        (DI), K1, Z22
+	ADDQ             R8, DI
+	VFMADD231PS.BCST (AX), Z22, Z0
+	VFMADD231PS.BCST 128(AX), Z22, Z1
+	VFMADD231PS.BCST 256(AX), Z22, Z2
+	VFMADD231PS.BCST 384(AX), Z22, Z3
+	VFMADD231PS.BCST 512(AX), Z22, Z4
+	VFMADD231PS.BCST 640(AX), Z22, Z5
+	VFMADD231PS.BCST 768(AX), Z22, Z6
+	VFMADD231PS.BCST 896(AX), Z22, Z7
+	VFMADD231PS.BCST 1024(AX), Z22, Z8
+	VFMADD231PS.BCST 1152(AX), Z22, Z9
+	VFMADD231PS.BCST 1280(AX), Z22, Z10
+	VFMADD231PS.BCST 1408(AX), Z22, Z11
+	VFMADD231PS.BCST 1536(AX), Z22, Z12
+	VFMADD231PS.BCST 1664(AX), Z22, Z13
+	VFMADD231PS.BCST 1792(AX), Z22, Z14
+	VFMADD231PS.BCST 1920(AX), Z22, Z15
+	VFMADD231PS.BCST 2048(AX), Z22, Z16
+	VFMADD231PS.BCST 2176(AX), Z22, Z17
+	VFMADD231PS.BCST 2304(AX), Z22, Z18
+	VFMADD231PS.BCST 2432(AX), Z22, Z19
+	VFMADD231PS.BCST 2560(AX), Z22, Z20
+	VFMADD231PS.BCST 2688(AX), Z22, Z21
+	ADDQ             $0x04, AX
+	DECQ             CX
+	JNE              k22
+	TESTQ            DX, DX
+	JNE              panel22
+	VMOVUPS          Z0, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z1, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z2, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z3, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z4, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z5, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z6, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z7, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z8, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z9, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z10, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z11, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z12, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z13, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z14, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z15, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z16, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z17, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z18, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z19, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z20, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z21, K1, (R9)
+	VZEROUPPER
+	RET
+
+rows23:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z9
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z10
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z11
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z12
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z13
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z14
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z15
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z16
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z17
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z18
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z19
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z20
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z21
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z22
+
+panel23:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k23:
+	VMOVUPS.Z        (DI), K1, Z23
+	ADDQ             R8, DI
+	VFMADD231PS.BCST (AX), Z23, Z0
+	VFMADD231PS.BCST 128(AX), Z23, Z1
+	VFMADD231PS.BCST 256(AX), Z23, Z2
+	VFMADD231PS.BCST 384(AX), Z23, Z3
+	VFMADD231PS.BCST 512(AX), Z23, Z4
+	VFMADD231PS.BCST 640(AX), Z23, Z5
+	VFMADD231PS.BCST 768(AX), Z23, Z6
+	VFMADD231PS.BCST 896(AX), Z23, Z7
+	VFMADD231PS.BCST 1024(AX), Z23, Z8
+	VFMADD231PS.BCST 1152(AX), Z23, Z9
+	VFMADD231PS.BCST 1280(AX), Z23, Z10
+	VFMADD231PS.BCST 1408(AX), Z23, Z11
+	VFMADD231PS.BCST 1536(AX), Z23, Z12
+	VFMADD231PS.BCST 1664(AX), Z23, Z13
+	VFMADD231PS.BCST 1792(AX), Z23, Z14
+	VFMADD231PS.BCST 1920(AX), Z23, Z15
+	VFMADD231PS.BCST 2048(AX), Z23, Z16
+	VFMADD231PS.BCST 2176(AX), Z23, Z17
+	VFMADD231PS.BCST 2304(AX), Z23, Z18
+	VFMADD231PS.BCST 2432(AX), Z23, Z19
+	VFMADD231PS.BCST 2560(AX), Z23, Z20
+	VFMADD231PS.BCST 2688(AX), Z23, Z21
+	VFMADD231PS.BCST 2816(AX), Z23, Z22
+	ADDQ             $0x04, AX
+	DECQ             CX
+	JNE              k23
+	TESTQ            DX, DX
+	JNE              panel23
+	VMOVUPS          Z0, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z1, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z2, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z3, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z4, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z5, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z6, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z7, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z8, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z9, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z10, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z11, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z12, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z13, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z14, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z15, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z16, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z17, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z18, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z19, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z20, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z21, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z22, K1, (R9)
+	VZEROUPPER
+	RET
+
+rows24:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z9
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z10
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z11
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z12
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z13
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z14
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z15
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z16
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z17
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z18
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z19
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z20
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z21
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z22
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z23
+
+panel24:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k24:
+	VMOVUPS.Z        (DI), K1, Z24
+	ADDQ             R8, DI
+	VFMADD231PS.BCST (AX), Z24, Z0
+	VFMADD231PS.BCST 128(AX), Z24, Z1
+	VFMADD231PS.BCST 256(AX), Z24, Z2
+	VFMADD231PS.BCST 384(AX), Z24, Z3
+	VFMADD231PS.BCST 512(AX), Z24, Z4
+	VFMADD231PS.BCST 640(AX), Z24, Z5
+	VFMADD231PS.BCST 768(AX), Z24, Z6
+	VFMADD231PS.BCST 896(AX), Z24, Z7
+	VFMADD231PS.BCST 1024(AX), Z24, Z8
+	VFMADD231PS.BCST 1152(AX), Z24, Z9
+	VFMADD231PS.BCST 1280(AX), Z24, Z10
+	VFMADD231PS.BCST 1408(AX), Z24, Z11
+	VFMADD231PS.BCST 1536(AX), Z24, Z12
+	VFMADD231PS.BCST 1664(AX), Z24, Z13
+	VFMADD231PS.BCST 1792(AX), Z24, Z14
+	VFMADD231PS.BCST 1920(AX), Z24, Z15
+	VFMADD231PS.BCST 2048(AX), Z24, Z16
+	VFMADD231PS.BCST 2176(AX), Z24, Z17
+	VFMADD231PS.BCST 2304(AX), Z24, Z18
+	VFMADD231PS.BCST 2432(AX), Z24, Z19
+	VFMADD231PS.BCST 2560(AX), Z24, Z20
+	VFMADD231PS.BCST 2688(AX), Z24, Z21
+	VFMADD231PS.BCST 2816(AX), Z24, Z22
+	VFMADD231PS.BCST 2944(AX), Z24, Z23
+	ADDQ             $0x04, AX
+	DECQ             CX
+	JNE              k24
+	TESTQ            DX, DX
+	JNE              panel24
+	VMOVUPS          Z0, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z1, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z2, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z3, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z4, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z5, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z6, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z7, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z8, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z9, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z10, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z11, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z12, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z13, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z14, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z15, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z16, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z17, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z18, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z19, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z20, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z21, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z22, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z23, K1, (R9)
+	VZEROUPPER
+	RET
+
+rows25:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z9
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z10
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z11
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z12
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z13
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z14
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z15
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z16
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z17
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z18
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z19
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z20
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z21
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z22
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z23
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z24
+
+panel25:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k25:
+	VMOVUPS.Z        (DI), K1, Z25
+	ADDQ             R8, DI
+	VFMADD231PS.BCST (AX), Z25, Z0
+	VFMADD231PS.BCST 128(AX), Z25, Z1
+	VFMADD231PS.BCST 256(AX), Z25, Z2
+	VFMADD231PS.BCST 384(AX), Z25, Z3
+	VFMADD231PS.BCST 512(AX), Z25, Z4
+	VFMADD231PS.BCST 640(AX), Z25, Z5
+	VFMADD231PS.BCST 768(AX), Z25, Z6
+	VFMADD231PS.BCST 896(AX), Z25, Z7
+	VFMADD231PS.BCST 1024(AX), Z25, Z8
+	VFMADD231PS.BCST 1152(AX), Z25, Z9
+	VFMADD231PS.BCST 1280(AX), Z25, Z10
+	VFMADD231PS.BCST 1408(AX), Z25, Z11
+	VFMADD231PS.BCST 1536(AX), Z25, Z12
+	VFMADD231PS.BCST 1664(AX), Z25, Z13
+	VFMADD231PS.BCST 1792(AX), Z25, Z14
+	VFMADD231PS.BCST 1920(AX), Z25, Z15
+	VFMADD231PS.BCST 2048(AX), Z25, Z16
+	VFMADD231PS.BCST 2176(AX), Z25, Z17
+	VFMADD231PS.BCST 2304(AX), Z25, Z18
+	VFMADD231PS.BCST 2432(AX), Z25, Z19
+	VFMADD231PS.BCST 2560(AX), Z25, Z20
+	VFMADD231PS.BCST 2688(AX), Z25, Z21
+	VFMADD231PS.BCST 2816(AX), Z25, Z22
+	VFMADD231PS.BCST 2944(AX), Z25, Z23
+	VFMADD231PS.BCST 3072(AX), Z25, Z24
+	ADDQ             $0x04, AX
+	DECQ             CX
+	JNE              k25
+	TESTQ            DX, DX
+	JNE              panel25
+	VMOVUPS          Z0, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z1, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z2, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z3, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z4, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z5, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z6, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z7, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z8, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z9, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z10, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z11, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z12, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z13, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z14, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z15, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z16, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z17, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z18, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z19, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z20, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z21, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z22, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z23, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z24, K1, (R9)
+	VZEROUPPER
+	RET
+
+rows26:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z9
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z10
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z11
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z12
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z13
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z14
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z15
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z16
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z17
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z18
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z19
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z20
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z21
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z22
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z23
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z24
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z25
+
+panel26:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k26:
+	VMOVUPS.Z        (DI), K1, Z26
+	ADDQ             R8, DI
+	VFMADD231PS.BCST (AX), Z26, Z0
+	VFMADD231PS.BCST 128(AX), Z26, Z1
+	VFMADD231PS.BCST 256(AX), Z26, Z2
+	VFMADD231PS.BCST 384(AX), Z26, Z3
+	VFMADD231PS.BCST 512(AX), Z26, Z4
+	VFMADD231PS.BCST 640(AX), Z26, Z5
+	VFMADD231PS.BCST 768(AX), Z26, Z6
+	VFMADD231PS.BCST 896(AX), Z26, Z7
+	VFMADD231PS.BCST 1024(AX), Z26, Z8
+	VFMADD231PS.BCST 1152(AX), Z26, Z9
+	VFMADD231PS.BCST 1280(AX), Z26, Z10
+	VFMADD231PS.BCST 1408(AX), Z26, Z11
+	VFMADD231PS.BCST 1536(AX), Z26, Z12
+	VFMADD231PS.BCST 1664(AX), Z26, Z13
+	VFMADD231PS.BCST 1792(AX), Z26, Z14
+	VFMADD231PS.BCST 1920(AX), Z26, Z15
+	VFMADD231PS.BCST 2048(AX), Z26, Z16
+	VFMADD231PS.BCST 2176(AX), Z26, Z17
+	VFMADD231PS.BCST 2304(AX), Z26, Z18
+	VFMADD231PS.BCST 2432(AX), Z26, Z19
+	VFMADD231PS.BCST 2560(AX), Z26, Z20
+	VFMADD231PS.BCST 2688(AX), Z26, Z21
+	VFMADD231PS.BCST 2816(AX), Z26, Z22
+	VFMADD231PS.BCST 2944(AX), Z26, Z23
+	VFMADD231PS.BCST 3072(AX), Z26, Z24
+	VFMADD231PS.BCST 3200(AX), Z26, Z25
+	ADDQ             $0x04, AX
+	DECQ             CX
+	JNE              k26
+	TESTQ            DX, DX
+	JNE              panel26
+	VMOVUPS          Z0, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z1, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z2, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z3, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z4, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z5, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z6, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z7, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z8, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z9, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z10, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z11, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z12, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z13, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z14, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z15, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z16, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z17, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z18, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z19, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z20, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z21, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z22, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z23, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z24, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z25, K1, (R9)
+	VZEROUPPER
+	RET
+
+rows27:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z9
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z10
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z11
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z12
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z13
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z14
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z15
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z16
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z17
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z18
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z19
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z20
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z21
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z22
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z23
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z24
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z25
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z26
+
+panel27:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k27:
+	VMOVUPS.Z        (DI), K1, Z27
+	ADDQ             R8, DI
+	VFMADD231PS.BCST (AX), Z27, Z0
+	VFMADD231PS.BCST 128(AX), Z27, Z1
+	VFMADD231PS.BCST 256(AX), Z27, Z2
+	VFMADD231PS.BCST 384(AX), Z27, Z3
+	VFMADD231PS.BCST 512(AX), Z27, Z4
+	VFMADD231PS.BCST 640(AX), Z27, Z5
+	VFMADD231PS.BCST 768(AX), Z27, Z6
+	VFMADD231PS.BCST 896(AX), Z27, Z7
+	VFMADD231PS.BCST 1024(AX), Z27, Z8
+	VFMADD231PS.BCST 1152(AX), Z27, Z9
+	VFMADD231PS.BCST 1280(AX), Z27, Z10
+	VFMADD231PS.BCST 1408(AX), Z27, Z11
+	VFMADD231PS.BCST 1536(AX), Z27, Z12
+	VFMADD231PS.BCST 1664(AX), Z27, Z13
+	VFMADD231PS.BCST 1792(AX), Z27, Z14
+	VFMADD231PS.BCST 1920(AX), Z27, Z15
+	VFMADD231PS.BCST 2048(AX), Z27, Z16
+	VFMADD231PS.BCST 2176(AX), Z27, Z17
+	VFMADD231PS.BCST 2304(AX), Z27, Z18
+	VFMADD231PS.BCST 2432(AX), Z27, Z19
+	VFMADD231PS.BCST 2560(AX), Z27, Z20
+	VFMADD231PS.BCST 2688(AX), Z27, Z21
+	VFMADD231PS.BCST 2816(AX), Z27, Z22
+	VFMADD231PS.BCST 2944(AX), Z27, Z23
+	VFMADD231PS.BCST 3072(AX), Z27, Z24
+	VFMADD231PS.BCST 3200(AX), Z27, Z25
+	VFMADD231PS.BCST 3328(AX), Z27, Z26
+	ADDQ             $0x04, AX
+	DECQ             CX
+	JNE              k27
+	TESTQ            DX, DX
+	JNE              panel27
+	VMOVUPS          Z0, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z1, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z2, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z3, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z4, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z5, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z6, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z7, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z8, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z9, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z10, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z11, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z12, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z13, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z14, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z15, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z16, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z17, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z18, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z19, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z20, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z21, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z22, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z23, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z24, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z25, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z26, K1, (R9)
+	VZEROUPPER
+	RET
+
+rows28:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z9
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z10
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z11
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z12
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z13
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z14
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z15
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z16
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z17
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z18
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z19
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z20
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z21
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z22
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z23
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z24
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z25
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z26
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z27
+
+panel28:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k28:
+	VMOVUPS.Z        (DI), K1, Z28
+	ADDQ             R8, DI
+	VFMADD231PS.BCST (AX), Z28, Z0
+	VFMADD231PS.BCST 128(AX), Z28, Z1
+	VFMADD231PS.BCST 256(AX), Z28, Z2
+	VFMADD231PS.BCST 384(AX), Z28, Z3
+	VFMADD231PS.BCST 512(AX), Z28, Z4
+	VFMADD231PS.BCST 640(AX), Z28, Z5
+	VFMADD231PS.BCST 768(AX), Z28, Z6
+	VFMADD231PS.BCST 896(AX), Z28, Z7
+	VFMADD231PS.BCST 1024(AX), Z28, Z8
+	VFMADD231PS.BCST 1152(AX), Z28, Z9
+	VFMADD231PS.BCST 1280(AX), Z28, Z10
+	VFMADD231PS.BCST 1408(AX), Z28, Z11
+	VFMADD231PS.BCST 1536(AX), Z28, Z12
+	VFMADD231PS.BCST 1664(AX), Z28, Z13
+	VFMADD231PS.BCST 1792(AX), Z28, Z14
+	VFMADD231PS.BCST 1920(AX), Z28, Z15
+	VFMADD231PS.BCST 2048(AX), Z28, Z16
+	VFMADD231PS.BCST 2176(AX), Z28, Z17
+	VFMADD231PS.BCST 2304(AX), Z28, Z18
+	VFMADD231PS.BCST 2432(AX), Z28, Z19
+	VFMADD231PS.BCST 2560(AX), Z28, Z20
+	VFMADD231PS.BCST 2688(AX), Z28, Z21
+	VFMADD231PS.BCST 2816(AX), Z28, Z22
+	VFMADD231PS.BCST 2944(AX), Z28, Z23
+	VFMADD231PS.BCST 3072(AX), Z28, Z24
+	VFMADD231PS.BCST 3200(AX), Z28, Z25
+	VFMADD231PS.BCST 3328(AX), Z28, Z26
+	VFMADD231PS.BCST 3456(AX), Z28, Z27
+	ADDQ             $0x04, AX
+	DECQ             CX
+	JNE              k28
+	TESTQ            DX, DX
+	JNE              panel28
+	VMOVUPS          Z0, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z1, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z2, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z3, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z4, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z5, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z6, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z7, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z8, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z9, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z10, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z11, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z12, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z13, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z14, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z15, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z16, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z17, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z18, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z19, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z20, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z21, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z22, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z23, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z24, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z25, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z26, K1, (R9)
+	ADDQ             R10, R9
+	VMOVUPS          Z27, K1, (R9)
+	VZEROUPPER
+	RET
+
+// func gemmPanels32AVX512(m int, n int, k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int)
+// Requires: AVX, AVX512F, BMI2, CMOV
+TEXT ·gemmPanels32AVX512(SB), NOSPLIT, $0-72
+	MOVQ      m+0(FP), AX
+	MOVQ      n+8(FP), CX
+	MOVQ      k+16(FP), DX
+	MOVQ      a+24(FP), BX
+	MOVQ      lda+32(FP), SI
+	MOVQ      b+40(FP), DI
+	MOVQ      ldb+48(FP), R8
+	MOVQ      c+56(FP), R9
+	MOVQ      ldc+64(FP), R10
+	MOVQ      $-1, R11
+	BZHIQ     CX, R11, R11
+	KMOVW     R11, K1
+	SHRQ      $0x10, R11
+	KMOVW     R11, K2
+	SHRQ      $0x10, R11
+	CMPQ      AX, $0x0e
+	JEQ       rows14
+	CMPQ      AX, $0x0d
+	JEQ       rows13
+	CMPQ      AX, $0x0c
+	JEQ       rows12
+	CMPQ      AX, $0x0b
+	JEQ       rows11
+	CMPQ      AX, $0x0a
+	JEQ       rows10
+	CMPQ      AX, $0x09
+	JEQ       rows9
+	CMPQ      AX, $0x08
+	JEQ       rows8
+	CMPQ      AX, $0x07
+	JEQ       rows7
+	CMPQ      AX, $0x06
+	JEQ       rows6
+	CMPQ      AX, $0x05
+	JEQ       rows5
+	CMPQ      AX, $0x04
+	JEQ       rows4
+	CMPQ      AX, $0x03
+	JEQ       rows3
+	CMPQ      AX, $0x02
+	JEQ       rows2
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	VMOVUPS.Z 64(AX), K2, Z1
+
+panel1:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k1:
+	VMOVUPS.Z    (DI), K1, Z2
+	VMOVUPS.Z    64(DI), K2, Z3
+	ADDQ         R8, DI
+	VBROADCASTSS (AX), Z4
+	VFMADD231PS  Z4, Z2, Z0
+	VFMADD231PS  Z4, Z3, Z1
+	ADDQ         $0x04, AX
+	DECQ         CX
+	JNE          k1
+	TESTQ        DX, DX
+	JNE          panel1
+	VMOVUPS      Z0, K1, (R9)
+	VMOVUPS      Z1, K2, 64(R9)
+	VZEROUPPER
+	RET
+
+rows2:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	VMOVUPS.Z 64(AX), K2, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	VMOVUPS.Z 64(AX), K2, Z3
+
+panel2:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k2:
+	VMOVUPS.Z    (DI), K1, Z4
+	VMOVUPS.Z    64(DI), K2, Z5
+	ADDQ         R8, DI
+	VBROADCASTSS (AX), Z6
+	VFMADD231PS  Z6, Z4, Z0
+	VFMADD231PS  Z6, Z5, Z1
+	VBROADCASTSS 128(AX), Z7
+	VFMADD231PS  Z7, Z4, Z2
+	VFMADD231PS  Z7, Z5, Z3
+	ADDQ         $0x04, AX
+	DECQ         CX
+	JNE          k2
+	TESTQ        DX, DX
+	JNE          panel2
+	VMOVUPS      Z0, K1, (R9)
+	VMOVUPS      Z1, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z2, K1, (R9)
+	VMOVUPS      Z3, K2, 64(R9)
+	VZEROUPPER
+	RET
+
+rows3:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	VMOVUPS.Z 64(AX), K2, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	VMOVUPS.Z 64(AX), K2, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	VMOVUPS.Z 64(AX), K2, Z5
+
+panel3:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k3:
+	VMOVUPS.Z    (DI), K1, Z6
+	VMOVUPS.Z    64(DI), K2, Z7
+	ADDQ         R8, DI
+	VBROADCASTSS (AX), Z8
+	VFMADD231PS  Z8, Z6, Z0
+	VFMADD231PS  Z8, Z7, Z1
+	VBROADCASTSS 128(AX), Z9
+	VFMADD231PS  Z9, Z6, Z2
+	VFMADD231PS  Z9, Z7, Z3
+	VBROADCASTSS 256(AX), Z8
+	VFMADD231PS  Z8, Z6, Z4
+	VFMADD231PS  Z8, Z7, Z5
+	ADDQ         $0x04, AX
+	DECQ         CX
+	JNE          k3
+	TESTQ        DX, DX
+	JNE          panel3
+	VMOVUPS      Z0, K1, (R9)
+	VMOVUPS      Z1, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z2, K1, (R9)
+	VMOVUPS      Z3, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z4, K1, (R9)
+	VMOVUPS      Z5, K2, 64(R9)
+	VZEROUPPER
+	RET
+
+rows4:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	VMOVUPS.Z 64(AX), K2, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	VMOVUPS.Z 64(AX), K2, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	VMOVUPS.Z 64(AX), K2, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	VMOVUPS.Z 64(AX), K2, Z7
+
+panel4:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k4:
+	VMOVUPS.Z    (DI), K1, Z8
+	VMOVUPS.Z    64(DI), K2, Z9
+	ADDQ         R8, DI
+	VBROADCASTSS (AX), Z10
+	VFMADD231PS  Z10, Z8, Z0
+	VFMADD231PS  Z10, Z9, Z1
+	VBROADCASTSS 128(AX), Z11
+	VFMADD231PS  Z11, Z8, Z2
+	VFMADD231PS  Z11, Z9, Z3
+	VBROADCASTSS 256(AX), Z10
+	VFMADD231PS  Z10, Z8, Z4
+	VFMADD231PS  Z10, Z9, Z5
+	VBROADCASTSS 384(AX), Z11
+	VFMADD231PS  Z11, Z8, Z6
+	VFMADD231PS  Z11, Z9, Z7
+	ADDQ         $0x04, AX
+	DECQ         CX
+	JNE          k4
+	TESTQ        DX, DX
+	JNE          panel4
+	VMOVUPS      Z0, K1, (R9)
+	VMOVUPS      Z1, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z2, K1, (R9)
+	VMOVUPS      Z3, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z4, K1, (R9)
+	VMOVUPS      Z5, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z6, K1, (R9)
+	VMOVUPS      Z7, K2, 64(R9)
+	VZEROUPPER
+	RET
+
+rows5:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	VMOVUPS.Z 64(AX), K2, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	VMOVUPS.Z 64(AX), K2, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	VMOVUPS.Z 64(AX), K2, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	VMOVUPS.Z 64(AX), K2, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+	VMOVUPS.Z 64(AX), K2, Z9
+
+panel5:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k5:
+	VMOVUPS.Z    (DI), K1, Z10
+	VMOVUPS.Z    64(DI), K2, Z11
+	ADDQ         R8, DI
+	VBROADCASTSS (AX), Z12
+	VFMADD231PS  Z12, Z10, Z0
+	VFMADD231PS  Z12, Z11, Z1
+	VBROADCASTSS 128(AX), Z13
+	VFMADD231PS  Z13, Z10, Z2
+	VFMADD231PS  Z13, Z11, Z3
+	VBROADCASTSS 256(AX), Z12
+	VFMADD231PS  Z12, Z10, Z4
+	VFMADD231PS  Z12, Z11, Z5
+	VBROADCASTSS 384(AX), Z13
+	VFMADD231PS  Z13, Z10, Z6
+	VFMADD231PS  Z13, Z11, Z7
+	VBROADCASTSS 512(AX), Z12
+	VFMADD231PS  Z12, Z10, Z8
+	VFMADD231PS  Z12, Z11, Z9
+	ADDQ         $0x04, AX
+	DECQ         CX
+	JNE          k5
+	TESTQ        DX, DX
+	JNE          panel5
+	VMOVUPS      Z0, K1, (R9)
+	VMOVUPS      Z1, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z2, K1, (R9)
+	VMOVUPS      Z3, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z4, K1, (R9)
+	VMOVUPS      Z5, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z6, K1, (R9)
+	VMOVUPS      Z7, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z8, K1, (R9)
+	VMOVUPS      Z9, K2, 64(R9)
+	VZEROUPPER
+	RET
+
+rows6:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	VMOVUPS.Z 64(AX), K2, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	VMOVUPS.Z 64(AX), K2, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	VMOVUPS.Z 64(AX), K2, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	VMOVUPS.Z 64(AX), K2, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+	VMOVUPS.Z 64(AX), K2, Z9
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z10
+	VMOVUPS.Z 64(AX), K2, Z11
+
+panel6:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k6:
+	VMOVUPS.Z    (DI), K1, Z12
+	VMOVUPS.Z    64(DI), K2, Z13
+	ADDQ         R8, DI
+	VBROADCASTSS (AX), Z14
+	VFMADD231PS  Z14, Z12, Z0
+	VFMADD231PS  Z14, Z13, Z1
+	VBROADCASTSS 128(AX), Z15
+	VFMADD231PS  Z15, Z12, Z2
+	VFMADD231PS  Z15, Z13, Z3
+	VBROADCASTSS 256(AX), Z14
+	VFMADD231PS  Z14, Z12, Z4
+	VFMADD231PS  Z14, Z13, Z5
+	VBROADCASTSS 384(AX), Z15
+	VFMADD231PS  Z15, Z12, Z6
+	VFMADD231PS  Z15, Z13, Z7
+	VBROADCASTSS 512(AX), Z14
+	VFMADD231PS  Z14, Z12, Z8
+	VFMADD231PS  Z14, Z13, Z9
+	VBROADCASTSS 640(AX), Z15
+	VFMADD231PS  Z15, Z12, Z10
+	VFMADD231PS  Z15, Z13, Z11
+	ADDQ         $0x04, AX
+	DECQ         CX
+	JNE          k6
+	TESTQ        DX, DX
+	JNE          panel6
+	VMOVUPS      Z0, K1, (R9)
+	VMOVUPS      Z1, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z2, K1, (R9)
+	VMOVUPS      Z3, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z4, K1, (R9)
+	VMOVUPS      Z5, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z6, K1, (R9)
+	VMOVUPS      Z7, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z8, K1, (R9)
+	VMOVUPS      Z9, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z10, K1, (R9)
+	VMOVUPS      Z11, K2, 64(R9)
+	VZEROUPPER
+	RET
+
+rows7:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	VMOVUPS.Z 64(AX), K2, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	VMOVUPS.Z 64(AX), K2, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	VMOVUPS.Z 64(AX), K2, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	VMOVUPS.Z 64(AX), K2, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+	VMOVUPS.Z 64(AX), K2, Z9
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z10
+	VMOVUPS.Z 64(AX), K2, Z11
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z12
+	VMOVUPS.Z 64(AX), K2, Z13
+
+panel7:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k7:
+	VMOVUPS.Z    (DI), K1, Z14
+	VMOVUPS.Z    64(DI), K2, Z15
+	ADDQ         R8, DI
+	VBROADCASTSS (AX), Z16
+	VFMADD231PS  Z16, Z14, Z0
+	VFMADD231PS  Z16, Z15, Z1
+	VBROADCASTSS 128(AX), Z17
+	VFMADD231PS  Z17, Z14, Z2
+	VFMADD231PS  Z17, Z15, Z3
+	VBROADCASTSS 256(AX), Z16
+	VFMADD231PS  Z16, Z14, Z4
+	VFMADD231PS  Z16, Z15, Z5
+	VBROADCASTSS 384(AX), Z17
+	VFMADD231PS  Z17, Z14, Z6
+	VFMADD231PS  Z17, Z15, Z7
+	VBROADCASTSS 512(AX), Z16
+	VFMADD231PS  Z16, Z14, Z8
+	VFMADD231PS  Z16, Z15, Z9
+	VBROADCASTSS 640(AX), Z17
+	VFMADD231PS  Z17, Z14, Z10
+	VFMADD231PS  Z17, Z15, Z11
+	VBROADCASTSS 768(AX), Z16
+	VFMADD231PS  Z16, Z14, Z12
+	VFMADD231PS  Z16, Z15, Z13
+	ADDQ         $0x04, AX
+	DECQ         CX
+	JNE          k7
+	TESTQ        DX, DX
+	JNE          panel7
+	VMOVUPS      Z0, K1, (R9)
+	VMOVUPS      Z1, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z2, K1, (R9)
+	VMOVUPS      Z3, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z4, K1, (R9)
+	VMOVUPS      Z5, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z6, K1, (R9)
+	VMOVUPS      Z7, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z8, K1, (R9)
+	VMOVUPS      Z9, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z10, K1, (R9)
+	VMOVUPS      Z11, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z12, K1, (R9)
+	VMOVUPS      Z13, K2, 64(R9)
+	VZEROUPPER
+	RET
+
+rows8:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	VMOVUPS.Z 64(AX), K2, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	VMOVUPS.Z 64(AX), K2, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	VMOVUPS.Z 64(AX), K2, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	VMOVUPS.Z 64(AX), K2, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+	VMOVUPS.Z 64(AX), K2, Z9
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z10
+	VMOVUPS.Z 64(AX), K2, Z11
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z12
+	VMOVUPS.Z 64(AX), K2, Z13
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z14
+	VMOVUPS.Z 64(AX), K2, Z15
+
+panel8:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k8:
+	VMOVUPS.Z    (DI), K1, Z16
+	VMOVUPS.Z    64(DI), K2, Z17
+	ADDQ         R8, DI
+	VBROADCASTSS (AX), Z18
+	VFMADD231PS  Z18, Z16, Z0
+	VFMADD231PS  Z18, Z17, Z1
+	VBROADCASTSS 128(AX), Z19
+	VFMADD231PS  Z19, Z16, Z2
+	VFMADD231PS  Z19, Z17, Z3
+	VBROADCASTSS 256(AX), Z18
+	VFMADD231PS  Z18, Z16, Z4
+	VFMADD231PS  Z18, Z17, Z5
+	VBROADCASTSS 384(AX), Z19
+	VFMADD231PS  Z19, Z16, Z6
+	VFMADD231PS  Z19, Z17, Z7
+	VBROADCASTSS 512(AX), Z18
+	VFMADD231PS  Z18, Z16, Z8
+	VFMADD231PS  Z18, Z17, Z9
+	VBROADCASTSS 640(AX), Z19
+	VFMADD231PS  Z19, Z16, Z10
+	VFMADD231PS  Z19, Z17, Z11
+	VBROADCASTSS 768(AX), Z18
+	VFMADD231PS  Z18, Z16, Z12
+	VFMADD231PS  Z18, Z17, Z13
+	VBROADCASTSS 896(AX), Z19
+	VFMADD231PS  Z19, Z16, Z14
+	VFMADD231PS  Z19, Z17, Z15
+	ADDQ         $0x04, AX
+	DECQ         CX
+	JNE          k8
+	TESTQ        DX, DX
+	JNE          panel8
+	VMOVUPS      Z0, K1, (R9)
+	VMOVUPS      Z1, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z2, K1, (R9)
+	VMOVUPS      Z3, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z4, K1, (R9)
+	VMOVUPS      Z5, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z6, K1, (R9)
+	VMOVUPS      Z7, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z8, K1, (R9)
+	VMOVUPS      Z9, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z10, K1, (R9)
+	VMOVUPS      Z11, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z12, K1, (R9)
+	VMOVUPS      Z13, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z14, K1, (R9)
+	VMOVUPS      Z15, K2, 64(R9)
+	VZEROUPPER
+	RET
+
+rows9:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	VMOVUPS.Z 64(AX), K2, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	VMOVUPS.Z 64(AX), K2, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	VMOVUPS.Z 64(AX), K2, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	VMOVUPS.Z 64(AX), K2, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+	VMOVUPS.Z 64(AX), K2, Z9
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z10
+	VMOVUPS.Z 64(AX), K2, Z11
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z12
+	VMOVUPS.Z 64(AX), K2, Z13
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z14
+	VMOVUPS.Z 64(AX), K2, Z15
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z16
+	VMOVUPS.Z 64(AX), K2, Z17
+
+panel9:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k9:
+	VMOVUPS.Z    (DI), K1, Z18
+	VMOVUPS.Z    64(DI), K2, Z19
+	ADDQ         R8, DI
+	VBROADCASTSS (AX), Z20
+	VFMADD231PS  Z20, Z18, Z0
+	VFMADD231PS  Z20, Z19, Z1
+	VBROADCASTSS 128(AX), Z21
+	VFMADD231PS  Z21, Z18, Z2
+	VFMADD231PS  Z21, Z19, Z3
+	VBROADCASTSS 256(AX), Z20
+	VFMADD231PS  Z20, Z18, Z4
+	VFMADD231PS  Z20, Z19, Z5
+	VBROADCASTSS 384(AX), Z21
+	VFMADD231PS  Z21, Z18, Z6
+	VFMADD231PS  Z21, Z19, Z7
+	VBROADCASTSS 512(AX), Z20
+	VFMADD231PS  Z20, Z18, Z8
+	VFMADD231PS  Z20, Z19, Z9
+	VBROADCASTSS 640(AX), Z21
+	VFMADD231PS  Z21, Z18, Z10
+	VFMADD231PS  Z21, Z19, Z11
+	VBROADCASTSS 768(AX), Z20
+	VFMADD231PS  Z20, Z18, Z12
+	VFMADD231PS  Z20, Z19, Z13
+	VBROADCASTSS 896(AX), Z21
+	VFMADD231PS  Z21, Z18, Z14
+	VFMADD231PS  Z21, Z19, Z15
+	VBROADCASTSS 1024(AX), Z20
+	VFMADD231PS  Z20, Z18, Z16
+	VFMADD231PS  Z20, Z19, Z17
+	ADDQ         $0x04, AX
+	DECQ         CX
+	JNE          k9
+	TESTQ        DX, DX
+	JNE          panel9
+	VMOVUPS      Z0, K1, (R9)
+	VMOVUPS      Z1, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z2, K1, (R9)
+	VMOVUPS      Z3, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z4, K1, (R9)
+	VMOVUPS      Z5, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z6, K1, (R9)
+	VMOVUPS      Z7, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z8, K1, (R9)
+	VMOVUPS      Z9, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z10, K1, (R9)
+	VMOVUPS      Z11, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z12, K1, (R9)
+	VMOVUPS      Z13, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z14, K1, (R9)
+	VMOVUPS      Z15, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z16, K1, (R9)
+	VMOVUPS      Z17, K2, 64(R9)
+	VZEROUPPER
+	RET
+
+rows10:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	VMOVUPS.Z 64(AX), K2, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	VMOVUPS.Z 64(AX), K2, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	VMOVUPS.Z 64(AX), K2, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	VMOVUPS.Z 64(AX), K2, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+	VMOVUPS.Z 64(AX), K2, Z9
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z10
+	VMOVUPS.Z 64(AX), K2, Z11
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z12
+	VMOVUPS.Z 64(AX), K2, Z13
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z14
+	VMOVUPS.Z 64(AX), K2, Z15
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z16
+	VMOVUPS.Z 64(AX), K2, Z17
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z18
+	VMOVUPS.Z 64(AX), K2, Z19
+
+panel10:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k10:
+	VMOVUPS.Z    (DI), K1, Z20
+	VMOVUPS.Z    64(DI), K2, Z21
+	ADDQ         R8, DI
+	VBROADCASTSS (AX), Z22
+	VFMADD231PS  Z22, Z20, Z0
+	VFMADD231PS  Z22, Z21, Z1
+	VBROADCASTSS 128(AX), Z23
+	VFMADD231PS  Z23, Z20, Z2
+	VFMADD231PS  Z23, Z21, Z3
+	VBROADCASTSS 256(AX), Z22
+	VFMADD231PS  Z22, Z20, Z4
+	VFMADD231PS  Z22, Z21, Z5
+	VBROADCASTSS 384(AX), Z23
+	VFMADD231PS  Z23, Z20, Z6
+	VFMADD231PS  Z23, Z21, Z7
+	VBROADCASTSS 512(AX), Z22
+	VFMADD231PS  Z22, Z20, Z8
+	VFMADD231PS  Z22, Z21, Z9
+	VBROADCASTSS 640(AX), Z23
+	VFMADD231PS  Z23, Z20, Z10
+	VFMADD231PS  Z23, Z21, Z11
+	VBROADCASTSS 768(AX), Z22
+	VFMADD231PS  Z22, Z20, Z12
+	VFMADD231PS  Z22, Z21, Z13
+	VBROADCASTSS 896(AX), Z23
+	VFMADD231PS  Z23, Z20, Z14
+	VFMADD231PS  Z23, Z21, Z15
+	VBROADCASTSS 1024(AX), Z22
+	VFMADD231PS  Z22, Z20, Z16
+	VFMADD231PS  Z22, Z21, Z17
+	VBROADCASTSS 1152(AX), Z23
+	VFMADD231PS  Z23, Z20, Z18
+	VFMADD231PS  Z23, Z21, Z19
+	ADDQ         $0x04, AX
+	DECQ         CX
+	JNE          k10
+	TESTQ        DX, DX
+	JNE          panel10
+	VMOVUPS      Z0, K1, (R9)
+	VMOVUPS      Z1, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z2, K1, (R9)
+	VMOVUPS      Z3, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z4, K1, (R9)
+	VMOVUPS      Z5, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z6, K1, (R9)
+	VMOVUPS      Z7, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z8, K1, (R9)
+	VMOVUPS      Z9, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z10, K1, (R9)
+	VMOVUPS      Z11, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z12, K1, (R9)
+	VMOVUPS      Z13, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z14, K1, (R9)
+	VMOVUPS      Z15, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z16, K1, (R9)
+	VMOVUPS      Z17, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z18, K1, (R9)
+	VMOVUPS      Z19, K2, 64(R9)
+	VZEROUPPER
+	RET
+
+rows11:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	VMOVUPS.Z 64(AX), K2, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	VMOVUPS.Z 64(AX), K2, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	VMOVUPS.Z 64(AX), K2, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	VMOVUPS.Z 64(AX), K2, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+	VMOVUPS.Z 64(AX), K2, Z9
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z10
+	VMOVUPS.Z 64(AX), K2, Z11
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z12
+	VMOVUPS.Z 64(AX), K2, Z13
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z14
+	VMOVUPS.Z 64(AX), K2, Z15
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z16
+	VMOVUPS.Z 64(AX), K2, Z17
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z18
+	VMOVUPS.Z 64(AX), K2, Z19
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z20
+	VMOVUPS.Z 64(AX), K2, Z21
+
+panel11:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k11:
+	VMOVUPS.Z    (DI), K1, Z22
+	VMOVUPS.Z    64(DI), K2, Z23
+	ADDQ         R8, DI
+	VBROADCASTSS (AX), Z24
+	VFMADD231PS  Z24, Z22, Z0
+	VFMADD231PS  Z24, Z23, Z1
+	VBROADCASTSS 128(AX), Z25
+	VFMADD231PS  Z25, Z22, Z2
+	VFMADD231PS  Z25, Z23, Z3
+	VBROADCASTSS 256(AX), Z24
+	VFMADD231PS  Z24, Z22, Z4
+	VFMADD231PS  Z24, Z23, Z5
+	VBROADCASTSS 384(AX), Z25
+	VFMADD231PS  Z25, Z22, Z6
+	VFMADD231PS  Z25, Z23, Z7
+	VBROADCASTSS 512(AX), Z24
+	VFMADD231PS  Z24, Z22, Z8
+	VFMADD231PS  Z24, Z23, Z9
+	VBROADCASTSS 640(AX), Z25
+	VFMADD231PS  Z25, Z22, Z10
+	VFMADD231PS  Z25, Z23, Z11
+	VBROADCASTSS 768(AX), Z24
+	VFMADD231PS  Z24, Z22, Z12
+	VFMADD231PS  Z24, Z23, Z13
+	VBROADCASTSS 896(AX), Z25
+	VFMADD231PS  Z25, Z22, Z14
+	VFMADD231PS  Z25, Z23, Z15
+	VBROADCASTSS 1024(AX), Z24
+	VFMADD231PS  Z24, Z22, Z16
+	VFMADD231PS  Z24, Z23, Z17
+	VBROADCASTSS 1152(AX), Z25
+	VFMADD231PS  Z25, Z22, Z18
+	VFMADD231PS  Z25, Z23, Z19
+	VBROADCASTSS 1280(AX), Z24
+	VFMADD231PS  Z24, Z22, Z20
+	VFMADD231PS  Z24, Z23, Z21
+	ADDQ         $0x04, AX
+	DECQ         CX
+	JNE          k11
+	TESTQ        DX, DX
+	JNE          panel11
+	VMOVUPS      Z0, K1, (R9)
+	VMOVUPS      Z1, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z2, K1, (R9)
+	VMOVUPS      Z3, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z4, K1, (R9)
+	VMOVUPS      Z5, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z6, K1, (R9)
+	VMOVUPS      Z7, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z8, K1, (R9)
+	VMOVUPS      Z9, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z10, K1, (R9)
+	VMOVUPS      Z11, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z12, K1, (R9)
+	VMOVUPS      Z13, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z14, K1, (R9)
+	VMOVUPS      Z15, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z16, K1, (R9)
+	VMOVUPS      Z17, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z18, K1, (R9)
+	VMOVUPS      Z19, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z20, K1, (R9)
+	VMOVUPS      Z21, K2, 64(R9)
+	VZEROUPPER
+	RET
+
+rows12:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	VMOVUPS.Z 64(AX), K2, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	VMOVUPS.Z 64(AX), K2, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	VMOVUPS.Z 64(AX), K2, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	VMOVUPS.Z 64(AX), K2, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+	VMOVUPS.Z 64(AX), K2, Z9
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z10
+	VMOVUPS.Z 64(AX), K2, Z11
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z12
+	VMOVUPS.Z 64(AX), K2, Z13
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z14
+	VMOVUPS.Z 64(AX), K2, Z15
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z16
+	VMOVUPS.Z 64(AX), K2, Z17
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z18
+	VMOVUPS.Z 64(AX), K2, Z19
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z20
+	VMOVUPS.Z 64(AX), K2, Z21
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z22
+	VMOVUPS.Z 64(AX), K2, Z23
+
+panel12:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k12:
+	VMOVUPS.Z    (DI), K1, Z24
+	VMOVUPS.Z    64(DI), K2, Z25
+	ADDQ         R8, DI
+	VBROADCASTSS (AX), Z26
+	VFMADD231PS  Z26, Z24, Z0
+	VFMADD231PS  Z26, Z25, Z1
+	VBROADCASTSS 128(AX), Z27
+	VFMADD231PS  Z27, Z24, Z2
+	VFMADD231PS  Z27, Z25, Z3
+	VBROADCASTSS 256(AX), Z26
+	VFMADD231PS  Z26, Z24, Z4
+	VFMADD231PS  Z26, Z25, Z5
+	VBROADCASTSS 384(AX), Z27
+	VFMADD231PS  Z27, Z24, Z6
+	VFMADD231PS  Z27, Z25, Z7
+	VBROADCASTSS 512(AX), Z26
+	VFMADD231PS  Z26, Z24, Z8
+	VFMADD231PS  Z26, Z25, Z9
+	VBROADCASTSS 640(AX), Z27
+	VFMADD231PS  Z27, Z24, Z10
+	VFMADD231PS  Z27, Z25, Z11
+	VBROADCASTSS 768(AX), Z26
+	VFMADD231PS  Z26, Z24, Z12
+	VFMADD231PS  Z26, Z25, Z13
+	VBROADCASTSS 896(AX), Z27
+	VFMADD231PS  Z27, Z24, Z14
+	VFMADD231PS  Z27, Z25, Z15
+	VBROADCASTSS 1024(AX), Z26
+	VFMADD231PS  Z26, Z24, Z16
+	VFMADD231PS  Z26, Z25, Z17
+	VBROADCASTSS 1152(AX), Z27
+	VFMADD231PS  Z27, Z24, Z18
+	VFMADD231PS  Z27, Z25, Z19
+	VBROADCASTSS 1280(AX), Z26
+	VFMADD231PS  Z26, Z24, Z20
+	VFMADD231PS  Z26, Z25, Z21
+	VBROADCASTSS 1408(AX), Z27
+	VFMADD231PS  Z27, Z24, Z22
+	VFMADD231PS  Z27, Z25, Z23
+	ADDQ         $0x04, AX
+	DECQ         CX
+	JNE          k12
+	TESTQ        DX, DX
+	JNE          panel12
+	VMOVUPS      Z0, K1, (R9)
+	VMOVUPS      Z1, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z2, K1, (R9)
+	VMOVUPS      Z3, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z4, K1, (R9)
+	VMOVUPS      Z5, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z6, K1, (R9)
+	VMOVUPS      Z7, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z8, K1, (R9)
+	VMOVUPS      Z9, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z10, K1, (R9)
+	VMOVUPS      Z11, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z12, K1, (R9)
+	VMOVUPS      Z13, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z14, K1, (R9)
+	VMOVUPS      Z15, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z16, K1, (R9)
+	VMOVUPS      Z17, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z18, K1, (R9)
+	VMOVUPS      Z19, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z20, K1, (R9)
+	VMOVUPS      Z21, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z22, K1, (R9)
+	VMOVUPS      Z23, K2, 64(R9)
+	VZEROUPPER
+	RET
+
+rows13:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	VMOVUPS.Z 64(AX), K2, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	VMOVUPS.Z 64(AX), K2, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	VMOVUPS.Z 64(AX), K2, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	VMOVUPS.Z 64(AX), K2, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+	VMOVUPS.Z 64(AX), K2, Z9
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z10
+	VMOVUPS.Z 64(AX), K2, Z11
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z12
+	VMOVUPS.Z 64(AX), K2, Z13
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z14
+	VMOVUPS.Z 64(AX), K2, Z15
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z16
+	VMOVUPS.Z 64(AX), K2, Z17
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z18
+	VMOVUPS.Z 64(AX), K2, Z19
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z20
+	VMOVUPS.Z 64(AX), K2, Z21
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z22
+	VMOVUPS.Z 64(AX), K2, Z23
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z24
+	VMOVUPS.Z 64(AX), K2, Z25
+
+panel13:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k13:
+	VMOVUPS.Z    (DI), K1, Z26
+	VMOVUPS.Z    64(DI), K2, Z27
+	ADDQ         R8, DI
+	VBROADCASTSS (AX), Z28
+	VFMADD231PS  Z28, Z26, Z0
+	VFMADD231PS  Z28, Z27, Z1
+	VBROADCASTSS 128(AX), Z29
+	VFMADD231PS  Z29, Z26, Z2
+	VFMADD231PS  Z29, Z27, Z3
+	VBROADCASTSS 256(AX), Z28
+	VFMADD231PS  Z28, Z26, Z4
+	VFMADD231PS  Z28, Z27, Z5
+	VBROADCASTSS 384(AX), Z29
+	VFMADD231PS  Z29, Z26, Z6
+	VFMADD231PS  Z29, Z27, Z7
+	VBROADCASTSS 512(AX), Z28
+	VFMADD231PS  Z28, Z26, Z8
+	VFMADD231PS  Z28, Z27, Z9
+	VBROADCASTSS 640(AX), Z29
+	VFMADD231PS  Z29, Z26, Z10
+	VFMADD231PS  Z29, Z27, Z11
+	VBROADCASTSS 768(AX), Z28
+	VFMADD231PS  Z28, Z26, Z12
+	VFMADD231PS  Z28, Z27, Z13
+	VBROADCASTSS 896(AX), Z29
+	VFMADD231PS  Z29, Z26, Z14
+	VFMADD231PS  Z29, Z27, Z15
+	VBROADCASTSS 1024(AX), Z28
+	VFMADD231PS  Z28, Z26, Z16
+	VFMADD231PS  Z28, Z27, Z17
+	VBROADCASTSS 1152(AX), Z29
+	VFMADD231PS  Z29, Z26, Z18
+	VFMADD231PS  Z29, Z27, Z19
+	VBROADCASTSS 1280(AX), Z28
+	VFMADD231PS  Z28, Z26, Z20
+	VFMADD231PS  Z28, Z27, Z21
+	VBROADCASTSS 1408(AX), Z29
+	VFMADD231PS  Z29, Z26, Z22
+	VFMADD231PS  Z29, Z27, Z23
+	VBROADCASTSS 1536(AX), Z28
+	VFMADD231PS  Z28, Z26, Z24
+	VFMADD231PS  Z28, Z27, Z25
+	ADDQ         $0x04, AX
+	DECQ         CX
+	JNE          k13
+	TESTQ        DX, DX
+	JNE          panel13
+	VMOVUPS      Z0, K1, (R9)
+	VMOVUPS      Z1, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z2, K1, (R9)
+	VMOVUPS      Z3, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z4, K1, (R9)
+	VMOVUPS      Z5, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z6, K1, (R9)
+	VMOVUPS      Z7, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z8, K1, (R9)
+	VMOVUPS      Z9, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z10, K1, (R9)
+	VMOVUPS      Z11, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z12, K1, (R9)
+	VMOVUPS      Z13, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z14, K1, (R9)
+	VMOVUPS      Z15, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z16, K1, (R9)
+	VMOVUPS      Z17, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z18, K1, (R9)
+	VMOVUPS      Z19, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z20, K1, (R9)
+	VMOVUPS      Z21, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z22, K1, (R9)
+	VMOVUPS      Z23, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z24, K1, (R9)
+	VMOVUPS      Z25, K2, 64(R9)
+	VZEROUPPER
+	RET
+
+rows14:
+	MOVQ      R9, AX
+	VMOVUPS.Z (AX), K1, Z0
+	VMOVUPS.Z 64(AX), K2, Z1
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z2
+	VMOVUPS.Z 64(AX), K2, Z3
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z4
+	VMOVUPS.Z 64(AX), K2, Z5
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z6
+	VMOVUPS.Z 64(AX), K2, Z7
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z8
+	VMOVUPS.Z 64(AX), K2, Z9
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z10
+	VMOVUPS.Z 64(AX), K2, Z11
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z12
+	VMOVUPS.Z 64(AX), K2, Z13
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z14
+	VMOVUPS.Z 64(AX), K2, Z15
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z16
+	VMOVUPS.Z 64(AX), K2, Z17
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z18
+	VMOVUPS.Z 64(AX), K2, Z19
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z20
+	VMOVUPS.Z 64(AX), K2, Z21
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z22
+	VMOVUPS.Z 64(AX), K2, Z23
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z24
+	VMOVUPS.Z 64(AX), K2, Z25
+	ADDQ      R10, AX
+	VMOVUPS.Z (AX), K1, Z26
+	VMOVUPS.Z 64(AX), K2, Z27
+
+panel14:
+	MOVQ    $0x00000020, CX
+	CMPQ    DX, CX
+	CMOVQLT DX, CX
+	SUBQ    CX, DX
+	MOVQ    BX, AX
+	ADDQ    SI, BX
+
+k14:
+	VMOVUPS.Z    (DI), K1, Z28
+	VMOVUPS.Z    64(DI), K2, Z29
+	ADDQ         R8, DI
+	VBROADCASTSS (AX), Z30
+	VFMADD231PS  Z30, Z28, Z0
+	VFMADD231PS  Z30, Z29, Z1
+	VBROADCASTSS 128(AX), Z31
+	VFMADD231PS  Z31, Z28, Z2
+	VFMADD231PS  Z31, Z29, Z3
+	VBROADCASTSS 256(AX), Z30
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z30, Z29, Z5
+	VBROADCASTSS 384(AX), Z31
+	VFMADD231PS  Z31, Z28, Z6
+	VFMADD231PS  Z31, Z29, Z7
+	VBROADCASTSS 512(AX), Z30
+	VFMADD231PS  Z30, Z28, Z8
+	VFMADD231PS  Z30, Z29, Z9
+	VBROADCASTSS 640(AX), Z31
+	VFMADD231PS  Z31, Z28, Z10
+	VFMADD231PS  Z31, Z29, Z11
+	VBROADCASTSS 768(AX), Z30
+	VFMADD231PS  Z30, Z28, Z12
+	VFMADD231PS  Z30, Z29, Z13
+	VBROADCASTSS 896(AX), Z31
+	VFMADD231PS  Z31, Z28, Z14
+	VFMADD231PS  Z31, Z29, Z15
+	VBROADCASTSS 1024(AX), Z30
+	VFMADD231PS  Z30, Z28, Z16
+	VFMADD231PS  Z30, Z29, Z17
+	VBROADCASTSS 1152(AX), Z31
+	VFMADD231PS  Z31, Z28, Z18
+	VFMADD231PS  Z31, Z29, Z19
+	VBROADCASTSS 1280(AX), Z30
+	VFMADD231PS  Z30, Z28, Z20
+	VFMADD231PS  Z30, Z29, Z21
+	VBROADCASTSS 1408(AX), Z31
+	VFMADD231PS  Z31, Z28, Z22
+	VFMADD231PS  Z31, Z29, Z23
+	VBROADCASTSS 1536(AX), Z30
+	VFMADD231PS  Z30, Z28, Z24
+	VFMADD231PS  Z30, Z29, Z25
+	VBROADCASTSS 1664(AX), Z31
+	VFMADD231PS  Z31, Z28, Z26
+	VFMADD231PS  Z31, Z29, Z27
+	ADDQ         $0x04, AX
+	DECQ         CX
+	JNE          k14
+	TESTQ        DX, DX
+	JNE          panel14
+	VMOVUPS      Z0, K1, (R9)
+	VMOVUPS      Z1, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z2, K1, (R9)
+	VMOVUPS      Z3, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z4, K1, (R9)
+	VMOVUPS      Z5, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z6, K1, (R9)
+	VMOVUPS      Z7, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z8, K1, (R9)
+	VMOVUPS      Z9, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z10, K1, (R9)
+	VMOVUPS      Z11, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z12, K1, (R9)
+	VMOVUPS      Z13, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z14, K1, (R9)
+	VMOVUPS      Z15, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z16, K1, (R9)
+	VMOVUPS      Z17, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z18, K1, (R9)
+	VMOVUPS      Z19, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z20, K1, (R9)
+	VMOVUPS      Z21, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z22, K1, (R9)
+	VMOVUPS      Z23, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z24, K1, (R9)
+	VMOVUPS      Z25, K2, 64(R9)
+	ADDQ         R10, R9
+	VMOVUPS      Z26, K1, (R9)
+	VMOVUPS      Z27, K2, 64(R9)
+	VZEROUPPER
+	RET
+
 // func panelF32AVX512(shape int, k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int)
 // Requires: AVX, AVX512F
 TEXT ·panelF32AVX512(SB), NOSPLIT, $0-64
@@ -5610,6 +9551,101 @@ DATA cAVX512_c2aeac4f<>+56(SB)/4, $0xc2aeac4f
 DATA cAVX512_c2aeac4f<>+60(SB)/4, $0xc2aeac4f
 GLOBL cAVX512_c2aeac4f<>(SB), RODATA|NOPTR, $64
 
+// func softmaxColumnsAVX512(n int, rows int, x *float32, ld int, scale float32, top *float32, sum *float32)
+// Requires: AVX, AVX512F, BMI2, SSE
+TEXT ·softmaxColumnsAVX512(SB), NOSPLIT, $0-56
+	MOVQ         n+0(FP), AX
+	MOVQ         x+16(FP), CX
+	MOVQ         top+40(FP), DX
+	MOVQ         sum+48(FP), BX
+	MOVQ         rows+8(FP), SI
+	MOVQ         ld+24(FP), DI
+	MOVQ         $-1, R8
+	BZHIQ        AX, R8, R8
+	KMOVW        R8, K1
+	MOVSS        scale+32(FP), X0
+	VBROADCASTSS X0, Z0
+	VMOVUPS      cAVX512_ff800000<>+0(SB), Z1
+	VMOVUPS      cAVX512_ff800000<>+0(SB), Z2
+	VPXORD       Z3, Z3, Z3
+	MOVQ         CX, R8
+	MOVQ         SI, AX
+
+pair45:
+	CMPQ      AX, $0x00000002
+	JLT       one46
+	VMOVUPS.Z (R8), K1, Z4
+	VMOVUPS.Z (R8)(DI*1), K1, Z5
+	VMAXPS    Z4, Z1, Z1
+	VMAXPS    Z5, Z2, Z2
+	LEAQ      (R8)(DI*2), R8
+	SUBQ      $0x02, AX
+	JMP       pair45
+
+one46:
+	TESTQ     AX, AX
+	JEQ       exps47
+	VMOVUPS.Z (R8), K1, Z4
+	VMAXPS    Z4, Z1, Z1
+
+exps47:
+	VMAXPS  Z2, Z1, Z1
+	VMOVUPS Z1, K1, (DX)
+	VMULPS  Z0, Z1, Z1
+	VMAXPS  cAVX512_ff7fffff<>+0(SB), Z1, Z1
+
+each49:
+	TESTQ        SI, SI
+	JEQ          done48
+	VMOVUPS.Z    (CX), K1, Z4
+	VFMSUB213PS  Z1, Z0, Z4
+	VMOVUPS      cAVX512_42b20000<>+0(SB), Z6
+	VMINPS       Z4, Z6, Z4
+	VMOVUPS      cAVX512_c2b00000<>+0(SB), Z6
+	VMAXPS       Z4, Z6, Z6
+	VMULPS       cAVX512_3fb8aa3b<>+0(SB), Z6, Z8
+	VRNDSCALEPS  $0x08, Z8, Z8
+	VFNMADD231PS cAVX512_3f318000<>+0(SB), Z8, Z6
+	VFNMADD231PS cAVX512_b95e8083<>+0(SB), Z8, Z6
+	VMOVUPS      cAVX512_39506967<>+0(SB), Z10
+	VFMADD213PS  cAVX512_3ab743ce<>+0(SB), Z6, Z10
+	VFMADD213PS  cAVX512_3c088908<>+0(SB), Z6, Z10
+	VFMADD213PS  cAVX512_3d2aa9c1<>+0(SB), Z6, Z10
+	VFMADD213PS  cAVX512_3e2aaaaa<>+0(SB), Z6, Z10
+	VFMADD213PS  cAVX512_3f000000<>+0(SB), Z6, Z10
+	VFMADD213PS  cAVX512_3f800000<>+0(SB), Z6, Z10
+	VFMADD213PS  cAVX512_3f800000<>+0(SB), Z6, Z10
+	VCMPPS       $0x15, cAVX512_c2aeac4f<>+0(SB), Z4, K2
+	VSCALEFPS.Z  Z8, Z10, K2, Z4
+	VMOVUPS      Z4, K1, (CX)
+	VADDPS       Z4, Z3, Z3
+	ADDQ         DI, CX
+	DECQ         SI
+	JMP          each49
+
+done48:
+	VMOVUPS Z3, K1, (BX)
+	VZEROUPPER
+	RET
+
+DATA cAVX512_ff7fffff<>+0(SB)/4, $0xff7fffff
+DATA cAVX512_ff7fffff<>+4(SB)/4, $0xff7fffff
+DATA cAVX512_ff7fffff<>+8(SB)/4, $0xff7fffff
+DATA cAVX512_ff7fffff<>+12(SB)/4, $0xff7fffff
+DATA cAVX512_ff7fffff<>+16(SB)/4, $0xff7fffff
+DATA cAVX512_ff7fffff<>+20(SB)/4, $0xff7fffff
+DATA cAVX512_ff7fffff<>+24(SB)/4, $0xff7fffff
+DATA cAVX512_ff7fffff<>+28(SB)/4, $0xff7fffff
+DATA cAVX512_ff7fffff<>+32(SB)/4, $0xff7fffff
+DATA cAVX512_ff7fffff<>+36(SB)/4, $0xff7fffff
+DATA cAVX512_ff7fffff<>+40(SB)/4, $0xff7fffff
+DATA cAVX512_ff7fffff<>+44(SB)/4, $0xff7fffff
+DATA cAVX512_ff7fffff<>+48(SB)/4, $0xff7fffff
+DATA cAVX512_ff7fffff<>+52(SB)/4, $0xff7fffff
+DATA cAVX512_ff7fffff<>+56(SB)/4, $0xff7fffff
+DATA cAVX512_ff7fffff<>+60(SB)/4, $0xff7fffff
+GLOBL cAVX512_ff7fffff<>(SB), RODATA|NOPTR, $64
+
 // func siluMulAVX512(n int, dst *float32, gate *float32, up *float32)
 // Requires: AVX, AVX512F, BMI2
 TEXT ·siluMulAVX512(SB), NOSPLIT, $0-32
@@ -5618,9 +9654,9 @@ TEXT ·siluMulAVX512(SB), NOSPLIT, $0-32
 	MOVQ gate+16(FP), DX
 	MOVQ up+24(FP), BX
 
-round45:
+round50:
 	CMPQ         AX, $0x00000020
-	JLT          single46
+	JLT          single51
 	VMOVUPS      (DX), Z4
 	VPXORD       cAVX512_80000000<>+0(SB), Z4, Z6
 	VMOVUPS      cAVX512_42b20000<>+0(SB), Z8
@@ -5675,11 +9711,11 @@ round45:
 	ADDQ         $0x00000080, DX
 	ADDQ         $0x00000080, BX
 	SUBQ         $0x00000020, AX
-	JMP          round45
+	JMP          round50
 
-single46:
+single51:
 	CMPQ         AX, $0x00000010
-	JLT          rest47
+	JLT          rest52
 	VMOVUPS      (DX), Z4
 	VPXORD       cAVX512_80000000<>+0(SB), Z4, Z6
 	VMOVUPS      cAVX512_42b20000<>+0(SB), Z8
@@ -5709,11 +9745,11 @@ single46:
 	ADDQ         $0x00000040, DX
 	ADDQ         $0x00000040, BX
 	SUBQ         $0x00000010, AX
-	JMP          single46
+	JMP          single51
 
-rest47:
+rest52:
 	TESTQ        AX, AX
-	JEQ          done48
+	JEQ          done53
 	MOVQ         $-1, SI
 	BZHIQ        AX, SI, SI
 	KMOVW        SI, K1
@@ -5743,7 +9779,7 @@ rest47:
 	VMULPS       Z6, Z4, Z4
 	VMOVUPS      Z4, K1, (CX)
 
-done48:
+done53:
 	VZEROUPPER
 	RET
 
@@ -5772,9 +9808,9 @@ TEXT ·f32FromBF16AVX512(SB), NOSPLIT, $0-24
 	MOVQ dst+8(FP), CX
 	MOVQ src+16(FP), DX
 
-round49:
+round54:
 	CMPQ      AX, $0x00000040
-	JLT       single50
+	JLT       single55
 	VPMOVZXWD (DX), Z0
 	VPSLLD    $0x10, Z0, Z0
 	VMOVUPS   Z0, (CX)
@@ -5790,22 +9826,22 @@ round49:
 	ADDQ      $0x00000100, CX
 	ADDQ      $0x00000080, DX
 	SUBQ      $0x00000040, AX
-	JMP       round49
+	JMP       round54
 
-single50:
+single55:
 	CMPQ      AX, $0x00000010
-	JLT       rest51
+	JLT       rest56
 	VPMOVZXWD (DX), Z0
 	VPSLLD    $0x10, Z0, Z0
 	VMOVUPS   Z0, (CX)
 	ADDQ      $0x00000040, CX
 	ADDQ      $0x00000020, DX
 	SUBQ      $0x00000010, AX
-	JMP       single50
+	JMP       single55
 
-rest51:
+rest56:
 	TESTQ       AX, AX
-	JEQ         done52
+	JEQ         done57
 	MOVQ        $-1, BX
 	BZHIQ       AX, BX, BX
 	KMOVW       BX, K1
@@ -5813,7 +9849,7 @@ rest51:
 	VPSLLD      $0x10, Z0, Z0
 	VMOVUPS     Z0, K1, (CX)
 
-done52:
+done57:
 	VZEROUPPER
 	RET
 
@@ -5824,9 +9860,9 @@ TEXT ·f32FromF16AVX512(SB), NOSPLIT, $0-24
 	MOVQ dst+8(FP), CX
 	MOVQ src+16(FP), DX
 
-round53:
+round58:
 	CMPQ      AX, $0x00000040
-	JLT       single54
+	JLT       single59
 	VCVTPH2PS (DX), Z0
 	VMOVUPS   Z0, (CX)
 	VCVTPH2PS 32(DX), Z1
@@ -5838,28 +9874,28 @@ round53:
 	ADDQ      $0x00000100, CX
 	ADDQ      $0x00000080, DX
 	SUBQ      $0x00000040, AX
-	JMP       round53
+	JMP       round58
 
-single54:
+single59:
 	CMPQ      AX, $0x00000010
-	JLT       rest55
+	JLT       rest60
 	VCVTPH2PS (DX), Z0
 	VMOVUPS   Z0, (CX)
 	ADDQ      $0x00000040, CX
 	ADDQ      $0x00000020, DX
 	SUBQ      $0x00000010, AX
-	JMP       single54
+	JMP       single59
 
-rest55:
+rest60:
 	TESTQ       AX, AX
-	JEQ         done56
+	JEQ         done61
 	MOVQ        $-1, BX
 	BZHIQ       AX, BX, BX
 	KMOVW       BX, K1
 	VCVTPH2PS.Z (DX), K1, Z0
 	VMOVUPS     Z0, K1, (CX)
 
-done56:
+done61:
 	VZEROUPPER
 	RET
 
@@ -5872,9 +9908,9 @@ TEXT ·f32FromF8AVX512(SB), NOSPLIT, $0-28
 	MOVSS        scale+24(FP), X13
 	VBROADCASTSS X13, Z13
 
-round57:
+round62:
 	CMPQ      AX, $0x00000040
-	JLT       single58
+	JLT       single63
 	VPMOVSXBW (DX), Y0
 	VPSLLW    $0x07, Y0, Y0
 	VPANDD    cAVX512_bf80bf80<>+0(SB), Y0, Y0
@@ -5918,11 +9954,11 @@ round57:
 	ADDQ      $0x00000100, CX
 	ADDQ      $0x00000040, DX
 	SUBQ      $0x00000040, AX
-	JMP       round57
+	JMP       round62
 
-single58:
+single63:
 	CMPQ      AX, $0x00000010
-	JLT       rest59
+	JLT       rest64
 	VPMOVSXBW (DX), Y0
 	VPSLLW    $0x07, Y0, Y0
 	VPANDD    cAVX512_bf80bf80<>+0(SB), Y0, Y0
@@ -5936,11 +9972,11 @@ single58:
 	ADDQ      $0x00000040, CX
 	ADDQ      $0x00000010, DX
 	SUBQ      $0x00000010, AX
-	JMP       single58
+	JMP       single63
 
-rest59:
+rest64:
 	TESTQ       AX, AX
-	JEQ         done60
+	JEQ         done65
 	MOVQ        $-1, BX
 	BZHIQ       AX, BX, BX
 	KMOVW       BX, K1
@@ -5955,7 +9991,7 @@ rest59:
 	VMULPS      Z13, Z0, Z0
 	VMOVUPS     Z0, K1, (CX)
 
-done60:
+done65:
 	VZEROUPPER
 	RET
 
@@ -6002,9 +10038,9 @@ TEXT ·bf16FromF32AVX512(SB), NOSPLIT, $0-24
 	MOVQ dst+8(FP), CX
 	MOVQ src+16(FP), DX
 
-single62:
+single67:
 	CMPQ    AX, $0x00000010
-	JLT     rest63
+	JLT     rest68
 	VMOVUPS (DX), Z0
 	VPSRLD  $0x10, Z0, Z1
 	VPANDD  cAVX512_00000001<>+0(SB), Z1, Z2
@@ -6018,11 +10054,11 @@ single62:
 	ADDQ    $0x00000020, CX
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000010, AX
-	JMP     single62
+	JMP     single67
 
-rest63:
+rest68:
 	TESTQ     AX, AX
-	JEQ       done64
+	JEQ       done69
 	MOVQ      $-1, BX
 	BZHIQ     AX, BX, BX
 	KMOVW     BX, K1
@@ -6037,7 +10073,7 @@ rest63:
 	VMOVUPS   Z1, K2, Z2
 	VPMOVDW   Z2, K1, (CX)
 
-done64:
+done69:
 	VZEROUPPER
 	RET
 
@@ -6104,9 +10140,9 @@ TEXT ·f8FromF32AVX512(SB), NOSPLIT, $0-28
 	MOVSS        scale+24(FP), X13
 	VBROADCASTSS X13, Z13
 
-single66:
+single71:
 	CMPQ      AX, $0x00000010
-	JLT       rest67
+	JLT       rest72
 	VMOVUPS   (DX), Z0
 	VMULPS    Z0, Z13, Z0
 	VPANDD    cAVX512_7fffffff<>+0(SB), Z0, Z1
@@ -6131,11 +10167,11 @@ single66:
 	ADDQ      $0x00000010, CX
 	ADDQ      $0x00000040, DX
 	SUBQ      $0x00000010, AX
-	JMP       single66
+	JMP       single71
 
-rest67:
+rest72:
 	TESTQ     AX, AX
-	JEQ       done68
+	JEQ       done73
 	MOVQ      $-1, BX
 	BZHIQ     AX, BX, BX
 	KMOVW     BX, K1
@@ -6161,7 +10197,7 @@ rest67:
 	VMOVUPS   cAVX512_0000007f<>+0(SB), K2, Z2
 	VPMOVDB   Z2, K1, (CX)
 
-done68:
+done73:
 	VZEROUPPER
 	RET
 
@@ -6309,6 +10345,173 @@ DATA cAVX512_0000007f<>+56(SB)/4, $0x0000007f
 DATA cAVX512_0000007f<>+60(SB)/4, $0x0000007f
 GLOBL cAVX512_0000007f<>(SB), RODATA|NOPTR, $64
 
+// func spreadF32AVX512(n int, dst *float32, ldd int, src *float32)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·spreadF32AVX512(SB), NOSPLIT, $0-32
+	MOVQ n+0(FP), AX
+	MOVQ dst+8(FP), CX
+	MOVQ src+24(FP), DX
+	MOVQ ldd+16(FP), BX
+
+round74:
+	CMPQ    AX, $0x00000020
+	JLT     single75
+	VMOVUPS (DX), Z0
+	VMOVUPS Z0, (CX)
+	VMOVUPS 64(DX), Z1
+	VMOVUPS Z1, 64(CX)
+	ADDQ    BX, CX
+	ADDQ    $0x00000080, DX
+	SUBQ    $0x00000020, AX
+	JMP     round74
+
+single75:
+	CMPQ    AX, $0x00000010
+	JLT     rest76
+	VMOVUPS (DX), Z0
+	VMOVUPS Z0, (CX)
+	ADDQ    $0x00000040, CX
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000010, AX
+	JMP     single75
+
+rest76:
+	TESTQ     AX, AX
+	JEQ       done77
+	MOVQ      $-1, BX
+	BZHIQ     AX, BX, BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (DX), K1, Z0
+	VMOVUPS   Z0, K1, (CX)
+
+done77:
+	VZEROUPPER
+	RET
+
+// func spreadBF16AVX512(n int, dst *float32, ldd int, src *uint16)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·spreadBF16AVX512(SB), NOSPLIT, $0-32
+	MOVQ n+0(FP), AX
+	MOVQ dst+8(FP), CX
+	MOVQ src+24(FP), DX
+	MOVQ ldd+16(FP), BX
+
+round78:
+	CMPQ      AX, $0x00000020
+	JLT       single79
+	VPMOVZXWD (DX), Z0
+	VPSLLD    $0x10, Z0, Z0
+	VMOVUPS   Z0, (CX)
+	VPMOVZXWD 32(DX), Z1
+	VPSLLD    $0x10, Z1, Z1
+	VMOVUPS   Z1, 64(CX)
+	ADDQ      BX, CX
+	ADDQ      $0x00000040, DX
+	SUBQ      $0x00000020, AX
+	JMP       round78
+
+single79:
+	CMPQ      AX, $0x00000010
+	JLT       rest80
+	VPMOVZXWD (DX), Z0
+	VPSLLD    $0x10, Z0, Z0
+	VMOVUPS   Z0, (CX)
+	ADDQ      $0x00000040, CX
+	ADDQ      $0x00000020, DX
+	SUBQ      $0x00000010, AX
+	JMP       single79
+
+rest80:
+	TESTQ       AX, AX
+	JEQ         done81
+	MOVQ        $-1, BX
+	BZHIQ       AX, BX, BX
+	KMOVW       BX, K1
+	VPMOVZXWD.Z (DX), K1, Z0
+	VPSLLD      $0x10, Z0, Z0
+	VMOVUPS     Z0, K1, (CX)
+
+done81:
+	VZEROUPPER
+	RET
+
+// func spreadF8AVX512(n int, dst *float32, ldd int, src *uint8, scale float32)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, BMI2, SSE
+TEXT ·spreadF8AVX512(SB), NOSPLIT, $0-36
+	MOVQ         n+0(FP), AX
+	MOVQ         dst+8(FP), CX
+	MOVQ         src+24(FP), DX
+	MOVQ         ldd+16(FP), BX
+	MOVSS        scale+32(FP), X13
+	VBROADCASTSS X13, Z13
+
+round82:
+	CMPQ      AX, $0x00000020
+	JLT       single83
+	VPMOVSXBW (DX), Y0
+	VPSLLW    $0x07, Y0, Y0
+	VPANDD    cAVX512_bf80bf80<>+0(SB), Y0, Y0
+	VCVTPH2PS Y0, Z0
+	VMULPS    cAVX512_43800000<>+0(SB), Z0, Z0
+	VPANDD    cAVX512_7fffffff<>+0(SB), Z0, Z4
+	VCMPPS    $0x1d, cAVX512_43f00000<>+0(SB), Z4, K2
+	VMOVUPS   cAVX512_7fc00000<>+0(SB), K2, Z0
+	VMULPS    Z13, Z0, Z0
+	VMOVUPS   Z0, (CX)
+	VPMOVSXBW 16(DX), Y1
+	VPSLLW    $0x07, Y1, Y1
+	VPANDD    cAVX512_bf80bf80<>+0(SB), Y1, Y1
+	VCVTPH2PS Y1, Z1
+	VMULPS    cAVX512_43800000<>+0(SB), Z1, Z1
+	VPANDD    cAVX512_7fffffff<>+0(SB), Z1, Z5
+	VCMPPS    $0x1d, cAVX512_43f00000<>+0(SB), Z5, K2
+	VMOVUPS   cAVX512_7fc00000<>+0(SB), K2, Z1
+	VMULPS    Z13, Z1, Z1
+	VMOVUPS   Z1, 64(CX)
+	ADDQ      BX, CX
+	ADDQ      $0x00000020, DX
+	SUBQ      $0x00000020, AX
+	JMP       round82
+
+single83:
+	CMPQ      AX, $0x00000010
+	JLT       rest84
+	VPMOVSXBW (DX), Y0
+	VPSLLW    $0x07, Y0, Y0
+	VPANDD    cAVX512_bf80bf80<>+0(SB), Y0, Y0
+	VCVTPH2PS Y0, Z0
+	VMULPS    cAVX512_43800000<>+0(SB), Z0, Z0
+	VPANDD    cAVX512_7fffffff<>+0(SB), Z0, Z4
+	VCMPPS    $0x1d, cAVX512_43f00000<>+0(SB), Z4, K2
+	VMOVUPS   cAVX512_7fc00000<>+0(SB), K2, Z0
+	VMULPS    Z13, Z0, Z0
+	VMOVUPS   Z0, (CX)
+	ADDQ      $0x00000040, CX
+	ADDQ      $0x00000010, DX
+	SUBQ      $0x00000010, AX
+	JMP       single83
+
+rest84:
+	TESTQ       AX, AX
+	JEQ         done85
+	MOVQ        $-1, BX
+	BZHIQ       AX, BX, BX
+	KMOVW       BX, K1
+	VPMOVSXBW.Z (DX), K1, Y0
+	VPSLLW      $0x07, Y0, Y0
+	VPANDD      cAVX512_bf80bf80<>+0(SB), Y0, Y0
+	VCVTPH2PS   Y0, Z0
+	VMULPS      cAVX512_43800000<>+0(SB), Z0, Z0
+	VPANDD      cAVX512_7fffffff<>+0(SB), Z0, Z4
+	VCMPPS      $0x1d, cAVX512_43f00000<>+0(SB), Z4, K2
+	VMOVUPS     cAVX512_7fc00000<>+0(SB), K2, Z0
+	VMULPS      Z13, Z0, Z0
+	VMOVUPS     Z0, K1, (CX)
+
+done85:
+	VZEROUPPER
+	RET
+
 // func countGreaterAVX512(n int, x *float32, t float32) int
 // Requires: AVX, AVX512F, BMI2, POPCNT, SSE
 TEXT ·countGreaterAVX512(SB), NOSPLIT, $0-32
@@ -6318,9 +10521,9 @@ TEXT ·countGreaterAVX512(SB), NOSPLIT, $0-32
 	VBROADCASTSS X0, Z0
 	XORQ         DX, DX
 
-round69:
+round86:
 	CMPQ    AX, $0x00000040
-	JLT     single70
+	JLT     single87
 	VMOVUPS (CX), Z1
 	VCMPPS  $0x1e, Z0, Z1, K2
 	KMOVW   K2, BX
@@ -6343,11 +10546,11 @@ round69:
 	ADDQ    BX, DX
 	ADDQ    $0x00000100, CX
 	SUBQ    $0x00000040, AX
-	JMP     round69
+	JMP     round86
 
-single70:
+single87:
 	CMPQ    AX, $0x00000010
-	JLT     rest71
+	JLT     rest88
 	VMOVUPS (CX), Z1
 	VCMPPS  $0x1e, Z0, Z1, K2
 	KMOVW   K2, BX
@@ -6355,11 +10558,11 @@ single70:
 	ADDQ    BX, DX
 	ADDQ    $0x00000040, CX
 	SUBQ    $0x00000010, AX
-	JMP     single70
+	JMP     single87
 
-rest71:
+rest88:
 	TESTQ     AX, AX
-	JEQ       done72
+	JEQ       done89
 	MOVQ      $-1, BX
 	BZHIQ     AX, BX, BX
 	KMOVW     BX, K1
@@ -6369,7 +10572,7 @@ rest71:
 	POPCNTL   AX, AX
 	ADDQ      AX, DX
 
-done72:
+done89:
 	VZEROUPPER
 	MOVQ DX, ret+24(FP)
 	RET
@@ -6388,14 +10591,14 @@ TEXT ·indexGreaterAVX512(SB), NOSPLIT, $0-40
 	VPBROADCASTD X1, Z1
 	VPADDD       iotaAVX512<>+0(SB), Z1, Z1
 
-single74:
+single91:
 	CMPQ          AX, $0x00000010
-	JLT           rest75
+	JLT           rest92
 	VMOVUPS       (DX), Z2
 	VCMPPS        $0x1e, Z0, Z2, K2
 	KMOVW         K2, BX
 	TESTL         BX, BX
-	JEQ           none77
+	JEQ           none94
 	VPCOMPRESSD.Z Z1, K2, Z3
 	POPCNTL       BX, BX
 	MOVQ          $-1, DI
@@ -6404,15 +10607,15 @@ single74:
 	VMOVDQU32     Z3, K3, (CX)
 	LEAQ          (CX)(BX*4), CX
 
-none77:
+none94:
 	ADDQ   $0x00000040, DX
 	VPADDD cAVX512_00000010<>+0(SB), Z1, Z1
 	SUBQ   $0x00000010, AX
-	JMP    single74
+	JMP    single91
 
-rest75:
+rest92:
 	TESTQ         AX, AX
-	JEQ           done76
+	JEQ           done93
 	MOVQ          $-1, BX
 	BZHIQ         AX, BX, BX
 	KMOVW         BX, K1
@@ -6420,7 +10623,7 @@ rest75:
 	VCMPPS        $0x1e, Z0, Z2, K1, K2
 	KMOVW         K2, AX
 	TESTL         AX, AX
-	JEQ           none78
+	JEQ           none95
 	VPCOMPRESSD.Z Z1, K2, Z3
 	POPCNTL       AX, AX
 	MOVQ          $-1, DX
@@ -6429,8 +10632,8 @@ rest75:
 	VMOVDQU32     Z3, K3, (CX)
 	LEAQ          (CX)(AX*4), CX
 
-none78:
-done76:
+none95:
+done93:
 	SUBQ SI, CX
 	SHRQ $0x02, CX
 	VZEROUPPER

@@ -63,6 +63,39 @@ func (t x86) gemmN(m, n, k int, a []float32, ars, aks int, b []float32, ldb int,
 	}
 }
 
+// gemmPanels has kernels of its own in AVX-512: addresses without strides leave
+// room for a broadcast in every fma, so that a tile of 28 rows by one register is
+// as fast as one of 14 by two.
+func (t x86) gemmPanels(m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int) {
+	if m <= 0 || n <= 0 || k <= 0 {
+		return
+	}
+	if !t.avx512 {
+		for p := 0; p < k; p += N {
+			t.gemmN(m, n, min(N, k-p), a[p/N*lda:], N, 1, b[p*ldb:], ldb, c, ldc)
+		}
+		return
+	}
+	checkLen("a", len(a), (k-1)/N*lda+(m-1)*N+(k-1)%N+1)
+	checkLen("b", len(b), (k-1)*ldb+n)
+	checkLen("c", len(c), (m-1)*ldc+n)
+	ap, bp, cp := unsafe.SliceData(a), unsafe.SliceData(b), unsafe.SliceData(c)
+	rows := 14
+	if n <= 16 {
+		rows = 28
+	}
+	for i, left := 0, (m+rows-1)/rows; i < m; left-- {
+		r := (m - i) / left
+		ai, ci := offset(ap, i*N), offset(cp, i*ldc)
+		if n <= 16 {
+			gemmPanels16AVX512(r, n, k, ai, 4*lda, bp, 4*ldb, ci, 4*ldc)
+		} else {
+			gemmPanels32AVX512(r, n, k, ai, 4*lda, bp, 4*ldb, ci, 4*ldc)
+		}
+		i += r
+	}
+}
+
 // gemmBF16 takes the kernels for few rows where they apply. Both kinds compute
 // the same chains.
 func gemmBF16(m, n, pairs int, a []uint32, ars, aks int, w []uint16, ldw int, c []float32, ldc int) {

@@ -58,6 +58,40 @@ func TestGemmIsOneChain(t *testing.T) {
 	})
 }
 
+// GemmPanels is GemmN on another layout of A.
+func TestGemmPanels(t *testing.T) {
+	eachTier(t, func(t *testing.T, kn *Kernels, r *rand.Rand) {
+		for trial := range 120 {
+			m, n, k := 1+r.IntN(60), 1+r.IntN(N), r.IntN(100)
+			switch {
+			case trial < 30:
+				m, n = 1+trial, 1+r.IntN(16)
+			case trial%4 == 0:
+				n = []int{16, N}[r.IntN(2)]
+			}
+			ldb, ldc, lda := n+r.IntN(4), n+r.IntN(4), (m+r.IntN(2))*N
+			size := 0
+			if k > 0 {
+				size = (k-1)/N*lda + (m-1)*N + (k-1)%N + 1
+			}
+			a, _ := normal(t, r, "a", size)
+			b, _ := normal(t, r, "b", max(0, (k-1)*ldb+n))
+			c, check := normal(t, r, "c", (m-1)*ldc+n)
+			rows := make([]float32, m*k)
+			for i := range m {
+				for p := range k {
+					rows[i*k+p] = a[p/N*lda+i*N+p%N]
+				}
+			}
+			want := append([]float32(nil), c...)
+			kn.GemmN(m, n, k, rows, k, 1, b, ldb, want, ldc)
+			kn.GemmPanels(m, n, k, a, lda, b, ldb, c, ldc)
+			check()
+			equalBits(t, fmt.Sprintf("m %d n %d k %d lda %d ldb %d ldc %d", m, n, k, lda, ldb, ldc), c, want)
+		}
+	})
+}
+
 // A row alone, a row among others, and k in two calls have the same bits.
 func TestGemmIsBatchInvariant(t *testing.T) {
 	eachTier(t, func(t *testing.T, kn *Kernels, r *rand.Rand) {

@@ -11,14 +11,15 @@ import (
 func generic() *Kernels {
 	return &Kernels{
 		Tier: "generic", Rows: 2,
-		Gemm: goGemm, GemmN: goGemmN,
+		Gemm: goGemm, GemmN: goGemmN, GemmPanels: goGemmPanels,
 		PanelF32: goPanelF32, PanelBF16: goPanelBF16, PanelF8: goPanelF8,
 		UnpackBF16: goUnpackBF16, UnpackF8: goUnpackF8,
 		PairsBF16: goPairsBF16,
 		Dot:       goDot, SumSquares: goSumSquares, Max: goMax, AbsMax: goAbsMax,
 		Axpy: goAxpy, Add: goAdd, Scale: goScale, ScaleMul: goScaleMul,
-		Mask: goMask, SiluMul: goSiluMul, ReluWeighted: goReluWeighted, Exp: goExp,
+		Mask: goMask, SiluMul: goSiluMul, ReluWeighted: goReluWeighted, Exp: goExp, SoftmaxColumns: goSoftmaxColumns,
 		F32FromBF16: goF32FromBF16, F32FromF16: goF32FromF16, F32FromF8: goF32FromF8,
+		SpreadF32: goSpreadF32, SpreadBF16: goSpreadBF16, SpreadF8: goSpreadF8,
 		BF16FromF32: goBF16FromF32, F8FromF32: goF8FromF32,
 		Transpose:    goTranspose,
 		CountGreater: goCountGreater, IndexGreater: goIndexGreater,
@@ -84,6 +85,12 @@ func goGemmN(m, n, k int, a []float32, ars, aks int, b []float32, ldb int, c []f
 		for ; j < n; j++ {
 			ci[j] = goChain(ci[j], k, a[i*ars:], aks, b[j:], ldb)
 		}
+	}
+}
+
+func goGemmPanels(m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int) {
+	for p := 0; p < k; p += N {
+		goGemmN(m, n, min(N, k-p), a[p/N*lda:], N, 1, b[p*ldb:], ldb, c, ldc)
 	}
 }
 

@@ -108,6 +108,42 @@ func goExp(x []float32, scale, shift float32) float32 {
 	return sum
 }
 
+func goSoftmaxColumns(x []float32, ld, rows, n int, scale float32, top, sum []float32) {
+	top, sum = top[:n], sum[:n]
+	for j := range top {
+		top[j], sum[j] = float32(math.Inf(-1)), 0
+	}
+	for i := range rows {
+		for j, v := range x[i*ld:][:n] {
+			top[j] = max(top[j], v)
+		}
+	}
+	for i := range rows {
+		row := x[i*ld:][:n]
+		for j := range row {
+			sum[j] += goExp(row[j:j+1], scale, max(scale*top[j], -math.MaxFloat32))
+		}
+	}
+}
+
+func goSpreadF32(dst []float32, ldd int, src []float32) {
+	for i := 0; i < len(src); i += N {
+		copy(dst[i/N*ldd:][:min(N, len(src)-i)], src[i:])
+	}
+}
+
+func goSpreadBF16(dst []float32, ldd int, src []uint16) {
+	for i := 0; i < len(src); i += N {
+		goF32FromBF16(dst[i/N*ldd:], src[i:min(i+N, len(src))])
+	}
+}
+
+func goSpreadF8(dst []float32, ldd int, src []uint8, scale float32) {
+	for i := 0; i < len(src); i += N {
+		goF32FromF8(dst[i/N*ldd:], src[i:min(i+N, len(src))], scale)
+	}
+}
+
 func goF32FromBF16(dst []float32, src []uint16) {
 	dst = dst[:len(src)]
 	for i, v := range src {

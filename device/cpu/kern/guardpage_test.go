@@ -56,6 +56,12 @@ func TestNothingReachesPastTheEnd(t *testing.T) {
 			from := r.IntN(100)
 			kn.Mask(z, edge[uint64](t, (from+n+63)/64), from)
 			kn.Exp(z, 1, 0)
+			high, width := 1+r.IntN(20), 1+r.IntN(N)
+			kn.SoftmaxColumns(edge[float32](t, high*width), width, high, width, 1, edge[float32](t, width), edge[float32](t, width))
+			spread := func() []float32 { return edge[float32](t, (n-1)/N*N+(n-1)%N+1) }
+			kn.SpreadF32(spread(), N, x)
+			kn.SpreadBF16(spread(), N, h)
+			kn.SpreadF8(spread(), N, q, 1)
 			kn.BF16FromF32(h, x)
 			kn.PairsBF16(p, x)
 			kn.F8FromF32(q, x, 1)
@@ -68,9 +74,13 @@ func TestNothingReachesPastTheEnd(t *testing.T) {
 			rows, cols := 1+r.IntN(20), 1+r.IntN(20)
 			kn.Transpose(edge[float32](t, rows*cols), rows, edge[float32](t, rows*cols), cols, rows, cols)
 
-			m, k, width := 1+r.IntN(20), 1+r.IntN(20), 1+r.IntN(N)
+			m, k := 1+r.IntN(20), 1+r.IntN(50)
+			width = 1 + r.IntN(N)
 			kn.Gemm(m, k, edge[float32](t, m*k), k, 1, edge[float32](t, k*N), N, edge[float32](t, m*N), N)
 			kn.GemmN(m, width, k, edge[float32](t, m*k), 1, m, edge[float32](t, k*width), width, edge[float32](t, m*width), width)
+
+			size := (k-1)/N*m*N + (m-1)*N + (k-1)%N + 1
+			kn.GemmPanels(m, width, k, edge[float32](t, size), m*N, edge[float32](t, k*width), width, edge[float32](t, m*width), width)
 
 			outs, deep := 1+r.IntN(150), 1+r.IntN(200)
 			panels := (outs + N - 1) / N

@@ -24,6 +24,10 @@ type Kernels struct {
 	// GemmN is Gemm for n <= 32 columns. It reads and writes n columns only.
 	GemmN func(m, n, k int, a []float32, ars, aks int, b []float32, ldb int, c []float32, ldc int)
 
+	// GemmPanels is GemmN for A in panels of N columns: element (i, p) of
+	// A [m, k] is a[p/N*lda+i*N+p%N]. It is fast for n <= 16 too.
+	GemmPanels func(m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int)
+
 	// PanelF32 adds X·Wᵀ over k in [k0, k1) to Y [m, n], for few rows m. Row i
 	// of X starts at x[i*ldx] (k = 0). W has n outputs in ⌈n/32⌉ panels; panel j
 	// starts at w[j*ldw]. It reads only k in [k0, k1). Any m works.
@@ -84,11 +88,23 @@ type Kernels struct {
 	// 2^-126 become zero.
 	Exp func(x []float32, scale, shift float32) float32
 
+	// SoftmaxColumns replaces the columns of x [rows, n], n <= N and leading
+	// dimension ld, by exp(scale·(x − top)) and writes their largest elements to
+	// top [n] and the sums of the results, added in order of rows, to sum [n].
+	// −Inf becomes zero, also in a column without other elements, whose sum is
+	// zero. Not for NaN; scale is positive.
+	SoftmaxColumns func(x []float32, ld, rows, n int, scale float32, top, sum []float32)
+
 	// F32FromBF16 and F32FromF16 convert the elements of src, exactly.
 	F32FromBF16 func(dst []float32, src []uint16)
 	F32FromF16  func(dst []float32, src []uint16)
 	// F32FromF8 writes e4m3 src times scale to dst.
 	F32FromF8 func(dst []float32, src []uint8, scale float32)
+	// SpreadF32, SpreadBF16 and SpreadF8 write src (e4m3: times scale) in pieces
+	// of N elements, ldd apart in dst: as a row of a matrix in panels.
+	SpreadF32  func(dst []float32, ldd int, src []float32)
+	SpreadBF16 func(dst []float32, ldd int, src []uint16)
+	SpreadF8   func(dst []float32, ldd int, src []uint8, scale float32)
 	// BF16FromF32 rounds src to the nearest bf16, ties to even.
 	BF16FromF32 func(dst []uint16, src []float32)
 	// F8FromF32 rounds src times scale to the nearest e4m3, as device.F8FromF32.

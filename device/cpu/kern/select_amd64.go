@@ -34,7 +34,7 @@ type x86 struct{ avx512 bool }
 
 func (t x86) kernels(name string) *Kernels {
 	k := &Kernels{Tier: name, Rows: t.rows()}
-	k.Gemm, k.GemmN = t.gemm, t.gemmN
+	k.Gemm, k.GemmN, k.GemmPanels = t.gemm, t.gemmN, t.gemmPanels
 	k.PanelF32, k.PanelBF16, k.PanelF8 = t.panelF32, t.panelBF16, t.panelF8
 	k.UnpackBF16, k.UnpackF8 = t.unpackBF16, t.unpackF8
 	t.vectors(k)

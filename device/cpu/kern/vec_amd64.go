@@ -9,7 +9,8 @@ import "unsafe"
 func (t x86) vectors(k *Kernels) {
 	k.Dot, k.SumSquares, k.Max, k.AbsMax = t.dot, t.sumSquares, t.max, t.absMax
 	k.Axpy, k.Add, k.Scale, k.ScaleMul = t.axpy, t.add, t.scale, t.scaleMul
-	k.Mask = t.mask
+	k.Mask, k.SoftmaxColumns = t.mask, t.softmaxColumns
+	k.SpreadF32, k.SpreadBF16, k.SpreadF8 = t.spreadF32, t.spreadBF16, t.spreadF8
 	k.SiluMul, k.ReluWeighted, k.Exp = t.siluMul, t.reluWeighted, t.exp
 	k.F32FromBF16, k.F32FromF16, k.F32FromF8 = t.f32FromBF16, t.f32FromF16, t.f32FromF8
 	k.BF16FromF32, k.F8FromF32, k.PairsBF16 = t.bf16FromF32, t.f8FromF32, t.pairsBF16
@@ -121,6 +122,71 @@ func (t x86) exp(x []float32, scale, shift float32) float32 {
 		return expAVX512(len(x), unsafe.SliceData(x), scale, shift)
 	}
 	return expAVX2(len(x), unsafe.SliceData(x), scale, shift)
+}
+
+func (t x86) softmaxColumns(x []float32, ld, rows, n int, scale float32, top, sum []float32) {
+	top, sum = top[:n], sum[:n]
+	if rows > 0 {
+		checkLen("x", len(x), (rows-1)*ld+n)
+	}
+	for j := 0; j < n; {
+		xj, tj, sj := offset(unsafe.SliceData(x), j), &top[j], &sum[j]
+		if t.avx512 {
+			softmaxColumnsAVX512(min(16, n-j), rows, xj, 4*ld, scale, tj, sj)
+			j += 16
+		} else {
+			softmaxColumnsAVX2(min(8, n-j), rows, xj, 4*ld, scale, tj, sj)
+			j += 8
+		}
+	}
+}
+
+// spread returns how many of n elements the assembly takes, and checks dst: AVX2
+// cannot mask a rest of narrow elements.
+func (t x86) spread(dst []float32, ldd, n int) int {
+	if n > 0 {
+		checkLen("dst", len(dst), (n-1)/N*ldd+(n-1)%N+1)
+	}
+	if t.avx512 {
+		return n
+	}
+	return n &^ (N - 1)
+}
+
+func (t x86) spreadF32(dst []float32, ldd int, src []float32) {
+	n := t.spread(dst, ldd, len(src))
+	if t.avx512 {
+		spreadF32AVX512(n, unsafe.SliceData(dst), 4*ldd, unsafe.SliceData(src))
+		return
+	}
+	spreadF32AVX2(n, unsafe.SliceData(dst), 4*ldd, unsafe.SliceData(src))
+	if n < len(src) {
+		goSpreadF32(dst[n/N*ldd:], ldd, src[n:])
+	}
+}
+
+func (t x86) spreadBF16(dst []float32, ldd int, src []uint16) {
+	n := t.spread(dst, ldd, len(src))
+	if t.avx512 {
+		spreadBF16AVX512(n, unsafe.SliceData(dst), 4*ldd, unsafe.SliceData(src))
+		return
+	}
+	spreadBF16AVX2(n, unsafe.SliceData(dst), 4*ldd, unsafe.SliceData(src))
+	if n < len(src) {
+		goSpreadBF16(dst[n/N*ldd:], ldd, src[n:])
+	}
+}
+
+func (t x86) spreadF8(dst []float32, ldd int, src []uint8, scale float32) {
+	n := t.spread(dst, ldd, len(src))
+	if t.avx512 {
+		spreadF8AVX512(n, unsafe.SliceData(dst), 4*ldd, unsafe.SliceData(src), scale)
+		return
+	}
+	spreadF8AVX2(n, unsafe.SliceData(dst), 4*ldd, unsafe.SliceData(src), scale)
+	if n < len(src) {
+		goSpreadF8(dst[n/N*ldd:], ldd, src[n:], scale)
+	}
 }
 
 func (t x86) f32FromBF16(dst []float32, src []uint16) {

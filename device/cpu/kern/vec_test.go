@@ -176,6 +176,105 @@ func TestExp(t *testing.T) {
 	})
 }
 
+// The columns of a matrix, some of them or parts of them −Inf, in a matrix of
+// their own and next to others.
+func TestSoftmaxColumns(t *testing.T) {
+	eachTier(t, func(t *testing.T, kn *Kernels, r *rand.Rand) {
+		inf := float32(math.Inf(1))
+		for range 100 {
+			rows, n, scale := r.IntN(140), 1+r.IntN(N), float32(0.01+r.Float64())
+			ld := n + r.IntN(5)
+			x, check := normal(t, r, "x", max(0, (rows-1)*ld+n))
+			kn.Scale(x, 30)
+			for i := range x {
+				if r.IntN(5) == 0 {
+					x[i] = -inf
+				}
+			}
+			empty := r.IntN(n)
+			for i := range rows {
+				x[i*ld+empty] = -inf
+			}
+			in := append([]float32(nil), x...)
+			top, checkTop := guard(t, "top", n, poison)
+			sum, checkSum := guard(t, "sum", n, poison)
+			kn.SoftmaxColumns(x, ld, rows, n, scale, top, sum)
+			check()
+			checkTop()
+			checkSum()
+			for j := range n {
+				largest, total := -inf, float32(0)
+				for i := range rows {
+					largest = max(largest, in[i*ld+j])
+					total += x[i*ld+j]
+				}
+				if top[j] != largest || sum[j] != total {
+					t.Fatalf("%dx%d, column %d: largest %v, sum %v; want %v, %v", rows, n, j, top[j], sum[j], largest, total)
+				}
+				alone, one := make([]float32, rows), make([]float32, 2)
+				for i := range rows {
+					v := in[i*ld+j]
+					alone[i] = v
+					want := 0.0
+					if v > -inf {
+						want = math.Exp(float64(scale) * (float64(v) - float64(largest)))
+					}
+					near(t, fmt.Sprintf("exp(%v·(%v − %v))", scale, v, largest), x[i*ld+j], want, 2e-5*want+1e-36)
+				}
+				kn.SoftmaxColumns(alone, 1, rows, 1, scale, one[:1], one[1:])
+				for i, v := range alone {
+					if !same(v, x[i*ld+j]) {
+						t.Fatalf("row %d of column %d alone is %v, among %d columns %v", i, j, v, n, x[i*ld+j])
+					}
+				}
+				if !same(one[1], sum[j]) {
+					t.Fatalf("the sum of column %d alone is %v, among %d columns %v", j, one[1], n, sum[j])
+				}
+			}
+		}
+	})
+}
+
+func TestSpread(t *testing.T) {
+	eachTier(t, func(t *testing.T, kn *Kernels, r *rand.Rand) {
+		for range 60 {
+			n, ldd := r.IntN(200), N+r.IntN(50)
+			src32, _ := normal(t, r, "src", n)
+			src16, src8 := make([]uint16, n), make([]uint8, n)
+			for i := range n {
+				src16[i], src8[i] = uint16(r.Uint32()), uint8(r.Uint32())
+			}
+			scale := float32(r.NormFloat64())
+			for _, c := range []struct {
+				name string
+				run  func(dst []float32)
+				want func(i int) float32
+			}{
+				{"float32", func(d []float32) { kn.SpreadF32(d, ldd, src32) }, func(i int) float32 { return src32[i] }},
+				{"bf16", func(d []float32) { kn.SpreadBF16(d, ldd, src16) }, func(i int) float32 { return device.F32FromBF16(src16[i]) }},
+				{"e4m3", func(d []float32) { kn.SpreadF8(d, ldd, src8, scale) }, func(i int) float32 { return device.F32FromF8(src8[i]) * scale }},
+			} {
+				size := 0
+				if n > 0 {
+					size = (n-1)/N*ldd + (n-1)%N + 1
+				}
+				got, check := guard(t, c.name, size, poison)
+				c.run(got)
+				check()
+				for i, v := range got {
+					want, at := poison, i/ldd*N+i%ldd
+					if i%ldd < N && at < n {
+						want = c.want(at)
+					}
+					if !sameValue(v, want) {
+						t.Fatalf("%s: %d elements %d apart: element %d is %v, want %v", c.name, n, ldd, i, v, want)
+					}
+				}
+			}
+		}
+	})
+}
+
 func TestSiluMul(t *testing.T) {
 	eachTier(t, func(t *testing.T, kn *Kernels, r *rand.Rand) {
 		for _, n := range lengths(r) {

@@ -53,6 +53,74 @@ func (t *isa) narrow(i, bits int, m Mem, rest bool) {
 	}
 }
 
+// widenBF16 loads register u.
+func (t *isa) widenBF16(m Mem, u int, rest bool) {
+	if rest {
+		VPMOVZXWD_Z(m, reg.K1, t.regs[u])
+	} else {
+		VPMOVZXWD(m, t.regs[u])
+	}
+	VPSLLD(U8(16), t.regs[u], t.regs[u])
+}
+
+// widenF8 loads register u < 4 with e4m3 times scale, by way of float16 (see
+// f8Pair). Codes 7f and ff become NaN. Registers 4+u and 8+u are clobbered.
+func (t *isa) widenF8(m Mem, scale reg.VecPhysical, u int, rest bool) {
+	r, mag, tmp, h := t.regs[u], t.regs[4+u], t.regs[8+u], t.half(u)
+	if rest {
+		VPMOVSXBW_Z(m, reg.K1, h)
+	} else {
+		VPMOVSXBW(m, h)
+	}
+	VPSLLW(U8(7), h, h)
+	if t.wide() {
+		VPANDD(t.c(0xbf80bf80), h, h)
+	} else {
+		VPAND(t.c(0xbf80bf80), h, h)
+	}
+	VCVTPH2PS(h, r)
+	VMULPS(t.c(f8Factor), r, r)
+	t.and(t.c(0x7fffffff), r, mag)
+	t.pick(atLeast, t.c(math.Float32bits(480)), mag, t.c(0x7fc00000), r, tmp)
+	VMULPS(scale, r, r)
+}
+
+// spreads write rows of matrices in panels: a round fills the 32 columns of one
+// panel, a rest stays within one.
+func (t *isa) spreads() {
+	unroll, note := panelCols/t.lanes, ""
+	if !t.wide() {
+		note = " n is a multiple of 32."
+	}
+	for _, f := range []struct {
+		name, elem, scale string
+		size              int
+		load              func(m Mem, u int, rest bool)
+	}{
+		{"F32", "float32", "", 4, func(m Mem, u int, rest bool) { t.load(m, t.regs[u], rest) }},
+		{"BF16", "uint16", "", 2, t.widenBF16},
+		{"F8", "uint8", ", scale float32", 1, func(m Mem, u int, rest bool) { t.widenF8(m, t.regs[13], u, rest) }},
+	} {
+		n, p := t.function("spread"+f.name, "func(n int, dst *float32, ldd int, src *"+f.elem+f.scale+")", "writes src to panels, ldd bytes apart."+note, "dst", "src")
+		ldd := Load(Param("ldd"), GP64()).(reg.GPVirtual)
+		if f.scale != "" {
+			t.broadcast("scale", 13)
+		}
+		t.each(n, unroll, !t.wide(), func(regs int) {
+			if regs == unroll {
+				ADDQ(ldd, p[0])
+			} else {
+				t.step(4, p[0])(regs)
+			}
+			t.step(f.size, p[1])(regs)
+		}, func(u int, rest bool) {
+			f.load(Mem{Base: p[1], Disp: u * f.size * t.lanes}, u, rest)
+			t.store(t.regs[u], t.at(p[0], u), rest)
+		})
+		t.ret()
+	}
+}
+
 // conversions have no rest in AVX2, which masks 32-bit elements only.
 func (t *isa) conversions() {
 	whole, note := !t.wide(), ""
@@ -70,14 +138,8 @@ func (t *isa) conversions() {
 
 	n, p := t.function("f32FromBF16", "func(n int, dst *float32, src *uint16)", "widens bf16."+note, "dst", "src")
 	t.each(n, 4, whole, step(p[0], 4, p[1], 2), func(u int, rest bool) {
-		r, m := t.regs[u], Mem{Base: p[1], Disp: u * 2 * t.lanes}
-		if rest {
-			VPMOVZXWD_Z(m, reg.K1, r)
-		} else {
-			VPMOVZXWD(m, r)
-		}
-		VPSLLD(U8(16), r, r)
-		t.store(r, t.at(p[0], u), rest)
+		t.widenBF16(Mem{Base: p[1], Disp: u * 2 * t.lanes}, u, rest)
+		t.store(t.regs[u], t.at(p[0], u), rest)
 	})
 	t.ret()
 
@@ -93,29 +155,11 @@ func (t *isa) conversions() {
 	})
 	t.ret()
 
-	// By way of float16, see f8Pair. Codes 7f and ff are NaN.
 	n, p = t.function("f32FromF8", "func(n int, dst *float32, src *uint8, scale float32)", "widens e4m3 and multiplies by scale."+note, "dst", "src")
 	scale := t.broadcast("scale", 13)
 	t.each(n, 4, whole, step(p[0], 4, p[1], 1), func(u int, rest bool) {
-		r, mag, tmp, m := t.regs[u], t.regs[4+u], t.regs[8+u], Mem{Base: p[1], Disp: u * t.lanes}
-		h := t.half(u)
-		if rest {
-			VPMOVSXBW_Z(m, reg.K1, h)
-		} else {
-			VPMOVSXBW(m, h)
-		}
-		VPSLLW(U8(7), h, h)
-		if t.wide() {
-			VPANDD(t.c(0xbf80bf80), h, h)
-		} else {
-			VPAND(t.c(0xbf80bf80), h, h)
-		}
-		VCVTPH2PS(h, r)
-		VMULPS(t.c(f8Factor), r, r)
-		t.and(t.c(0x7fffffff), r, mag)
-		t.pick(atLeast, t.c(math.Float32bits(480)), mag, t.c(0x7fc00000), r, tmp)
-		VMULPS(scale, r, r)
-		t.store(r, t.at(p[0], u), rest)
+		t.widenF8(Mem{Base: p[1], Disp: u * t.lanes}, scale, u, rest)
+		t.store(t.regs[u], t.at(p[0], u), rest)
 	})
 	t.ret()
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"math"
 
 	. "github.com/mmcloughlin/avo/build"
@@ -77,6 +78,56 @@ func (t *isa) exponentials() {
 	VZEROUPPER()
 	Store(sum.(reg.Register), ReturnIndex(0))
 	RET()
+
+	n, p = t.function("softmaxColumns", "func(n, rows int, x *float32, ld int, scale float32, top, sum *float32)",
+		fmt.Sprintf("is SoftmaxColumns of n <= %d columns; ld in bytes.", t.lanes), "x", "top", "sum")
+	rows := Load(Param("rows"), GP64()).(reg.GPVirtual)
+	ld := Load(Param("ld"), GP64()).(reg.GPVirtual)
+	t.mask(n)
+	scale = t.broadcast("scale", 0)
+	top, total, x := t.regs[1], t.regs[3], t.regs[4]
+	VMOVUPS(t.c(0xff800000), top)
+	VMOVUPS(t.c(0xff800000), t.regs[2])
+	t.zero(total)
+	left, at := GP64(), GP64()
+	MOVQ(p[0], at)
+	MOVQ(rows, left)
+	pair, one, exps, done := t.label("pair"), t.label("one"), t.label("exps"), t.label("done")
+	Label(pair)
+	CMPQ(left, U32(2))
+	JLT(LabelRef(one))
+	t.load(Mem{Base: at}, x, true)
+	t.load(Mem{Base: at, Index: ld, Scale: 1}, t.regs[5], true)
+	VMAXPS(x, top, top)
+	VMAXPS(t.regs[5], t.regs[2], t.regs[2])
+	LEAQ(Mem{Base: at, Index: ld, Scale: 2}, at)
+	SUBQ(U8(2), left)
+	JMP(LabelRef(pair))
+	Label(one)
+	TESTQ(left, left)
+	JEQ(LabelRef(exps))
+	t.load(Mem{Base: at}, x, true)
+	VMAXPS(x, top, top)
+	Label(exps)
+	VMAXPS(t.regs[2], top, top)
+	t.store(top, Mem{Base: p[1]}, true)
+	VMULPS(scale, top, top)
+	VMAXPS(t.c(0xff7fffff), top, top) // a column of −Inf must not become NaN
+	each := t.label("each")
+	Label(each)
+	TESTQ(rows, rows)
+	JEQ(LabelRef(done))
+	t.load(Mem{Base: p[0]}, x, true)
+	VFMSUB213PS(top, scale, x)
+	t.exp(x, t.regs[6], t.regs[8], t.regs[10])
+	t.store(x, Mem{Base: p[0]}, true)
+	VADDPS(x, total, total)
+	ADDQ(ld, p[0])
+	DECQ(rows)
+	JMP(LabelRef(each))
+	Label(done)
+	t.store(total, Mem{Base: p[2]}, true)
+	t.ret()
 
 	n, p = t.function("siluMul", "func(n int, dst, gate, up *float32)", "writes gate/(1+exp(−gate))·up to dst.", "dst", "gate", "up")
 	t.each(n, unroll, false, t.step(4, p...), func(u int, rest bool) {

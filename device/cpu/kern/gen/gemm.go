@@ -174,6 +174,84 @@ func (t *isa) gemm(name string, f format, maxRows int, masked bool) {
 	}
 }
 
+// gemmPanels writes the register tile for A in panels of 32 columns, whose rows
+// are 128 bytes apart: m <= 28/cols rows by cols registers of columns, masked.
+// With one register the broadcasts are part of the fmas.
+func (t *isa) gemmPanels(name string, cols int) {
+	maxRows := 28 / cols
+	TEXT(name, NOSPLIT, "func(m, n, k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int)")
+	Doc(fmt.Sprintf("%s adds A·B to C for m <= %d rows of n <= %d columns, A in panels; strides in bytes.", name, maxRows, cols*t.lanes))
+	Pragma("noescape")
+	load := func(p string) reg.GPVirtual { return Load(Param(p), GP64()).(reg.GPVirtual) }
+	m, n, k, a, lda, b, ldb, c, ldc := load("m"), load("n"), load("k"), load("a"), load("lda"), load("b"), load("ldb"), load("c"), load("ldc")
+	masks := []reg.OpmaskPhysical{reg.K1, reg.K2}
+	bits := GP64()
+	MOVQ(I32(-1), bits)
+	BZHIQ(n, bits, bits)
+	for j := range cols {
+		KMOVW(bits.As32(), masks[j])
+		SHRQ(U8(16), bits)
+	}
+	for rows := maxRows; rows > 1; rows-- {
+		CMPQ(m, U8(rows))
+		JEQ(LabelRef(fmt.Sprintf("rows%d", rows)))
+	}
+	for rows := 1; rows <= maxRows; rows++ {
+		Label(fmt.Sprintf("rows%d", rows))
+		p := GP64()
+		MOVQ(c, p)
+		for i := range rows {
+			for j := range cols {
+				VMOVUPS_Z(Mem{Base: p, Disp: t.bytes() * j}, masks[j], t.regs[i*cols+j])
+			}
+			if i < rows-1 {
+				ADDQ(ldc, p)
+			}
+		}
+		panel, step, left := fmt.Sprintf("panel%d", rows), fmt.Sprintf("k%d", rows), GP64()
+		Label(panel)
+		MOVQ(U32(panelCols), left)
+		CMPQ(k, left)
+		CMOVQLT(k, left)
+		SUBQ(left, k)
+		MOVQ(a, p)
+		ADDQ(lda, a)
+		Label(step)
+		bj := t.regs[rows*cols : (rows+1)*cols]
+		for j := range cols {
+			VMOVUPS_Z(Mem{Base: b, Disp: t.bytes() * j}, masks[j], bj[j])
+		}
+		ADDQ(ldb, b)
+		for i := range rows {
+			at := Mem{Base: p, Disp: 4 * panelCols * i}
+			if cols == 1 {
+				VFMADD231PS_BCST(at, bj[0], t.regs[i])
+				continue
+			}
+			x := t.regs[(rows+1)*cols+i%2]
+			VBROADCASTSS(at, x)
+			for j := range cols {
+				VFMADD231PS(x, bj[j], t.regs[i*cols+j])
+			}
+		}
+		ADDQ(U8(4), p)
+		DECQ(left)
+		JNE(LabelRef(step))
+		TESTQ(k, k)
+		JNE(LabelRef(panel))
+		for i := range rows {
+			for j := range cols {
+				VMOVUPS(t.regs[i*cols+j], masks[j], Mem{Base: c, Disp: t.bytes() * j})
+			}
+			if i < rows-1 {
+				ADDQ(ldc, c)
+			}
+		}
+		VZEROUPPER()
+		RET()
+	}
+}
+
 // mulAdd emits register d += a·b.
 func (t *isa) mulAdd(f format, d, a, b int) {
 	if f == pairs {

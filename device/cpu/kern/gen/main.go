@@ -23,6 +23,8 @@ func main() {
 		t := avx512()
 		t.gemm("gemmAVX512", f32, 14, false)
 		t.gemm("gemmNAVX512", f32, 14, true)
+		t.gemmPanels("gemmPanels16AVX512", 1)
+		t.gemmPanels("gemmPanels32AVX512", 2)
 		for _, f := range []format{f32, bf16, f8} {
 			t.panel(f, "AVX512", [][2]int{{1, 4}, {1, 2}, {1, 1}, {2, 2}, {2, 1}, {3, 2}, {3, 1}, {4, 2}, {4, 1}})
 		}

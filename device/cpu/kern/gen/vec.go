@@ -85,6 +85,7 @@ func (t *isa) vectors() {
 	t.updates()
 	t.exponentials()
 	t.conversions()
+	t.spreads()
 	t.compares()
 }
 
