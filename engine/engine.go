@@ -42,6 +42,7 @@ type Engine struct {
 	works   []work
 	step    StepInfo
 	totals  Totals
+	cutOff  bool // requests were ended by Close; read when stopped is closed
 }
 
 type cancellation struct {
@@ -214,8 +215,8 @@ func (e *Engine) flushIfAsked() {
 
 // Close ends the engine. Requests that live go on until ctx is done; then they
 // are ended with ErrShutdown. New ones are refused from now on. Close returns
-// when the loop has ended: nil if every request ended by itself, else the
-// cause of ctx.
+// when the loop has ended: nil if every request ended by itself, an idle engine
+// also if ctx was done before, else the cause of ctx.
 func (e *Engine) Close(ctx context.Context) error {
 	e.mu.Lock()
 	e.closing = true
@@ -236,6 +237,9 @@ func (e *Engine) Close(ctx context.Context) error {
 	e.mu.Unlock()
 	e.nudge()
 	<-e.stopped
+	if !e.cutOff {
+		return nil
+	}
 	return fmt.Errorf("engine: closed before all requests were done: %w", context.Cause(ctx))
 }
 

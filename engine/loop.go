@@ -127,6 +127,7 @@ func (e *Engine) add(wait bool) bool {
 		case failed != nil:
 			e.abortAll(failed)
 		case cut:
+			e.cutOff = e.cutOff || len(e.running)+len(e.waiting) > 0
 			e.abortAll(ErrShutdown)
 		}
 		idle := len(e.running)+len(e.waiting) == 0

@@ -364,6 +364,25 @@ func TestPanicInForwardFailsEngine(t *testing.T) {
 	})
 }
 
+// TestCloseIdle wants no error from closing at once when nothing is cut off by
+// it: not of an engine that never ran, nor after a request was cancelled.
+func TestCloseIdle(t *testing.T) {
+	for range 20 {
+		c, _ := testConfig(t, 4)
+		e, err := New(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		submit(t, e, t.Context(), sayX(50)).Cancel()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := e.Close(ctx); err != nil {
+			t.Fatalf("Close: %v", err)
+		}
+		checkRest(t, e)
+	}
+}
+
 // panickyDetok panics at the third token.
 type panickyDetok struct {
 	fakeDetok
