@@ -30,7 +30,7 @@ func OpenEncoder(opts Options) (*Encoder, error) {
 
 func newEncoder(c *checkpoint.Checkpoint) (*Encoder, error) {
 	if !c.HasTokenizer() {
-		return &Encoder{chatErr: errors.New("the model's folder has no tokenizer.json: only requests with token ids can be answered")}, nil
+		return &Encoder{chatErr: errors.New("the model's folder has no tokenizer.json and no tiktoken.model: only requests with token ids can be answered")}, nil
 	}
 	t, err := token.LoadDir(c.Folder)
 	if err != nil {

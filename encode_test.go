@@ -1,6 +1,8 @@
 package latent_test
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -74,5 +76,40 @@ func TestRequestsNeedOneInput(t *testing.T) {
 		if _, _, err := e.Encode(r); err != latent.ErrNoInput {
 			t.Errorf("%+v: error %v, want %v", r, err, latent.ErrNoInput)
 		}
+	}
+}
+
+// TestTiktokenFolder: folders of Kimi-K2 and Moonlight have a tiktoken.model in
+// place of tokenizer.json.
+func TestTiktokenFolder(t *testing.T) {
+	dir := t.TempDir()
+	for from, to := range map[string]string{
+		"testdata/golden/deepseek_v3/config.json":       "config.json",
+		"testdata/golden/deepseek_v3/model.safetensors": "model.safetensors",
+		"token/testdata/tiktoken.model":                 "tiktoken.model",
+		"token/testdata/tiktoken_config.json":           "tokenizer_config.json",
+	} {
+		data, err := os.ReadFile(from)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, to), data, 0o666)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	e, err := latent.OpenEncoder(latent.Options{Model: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids, _, err := e.Encode(latent.Request{Prompt: "Hello, world"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := make([]int, len(ids))
+	for i, id := range ids {
+		text[i] = int(id)
+	}
+	if got := e.Tokenizer().Decode(text, false); got != "Hello, world" {
+		t.Errorf("%v stand for %q", ids, got)
 	}
 }

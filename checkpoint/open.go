@@ -243,10 +243,15 @@ func shorten(names []string, n int) string {
 // Close releases the weights.
 func (c *Checkpoint) Close() error { return c.Weights.Close() }
 
-// HasTokenizer tells whether the folder has a tokenizer.json.
+// HasTokenizer tells whether the folder has a tokenizer: tokenizer.json or
+// tiktoken.model.
 func (c *Checkpoint) HasTokenizer() bool {
-	_, err := fs.Stat(c.Folder, "tokenizer.json")
-	return err == nil
+	for _, name := range []string{"tokenizer.json", "tiktoken.model"} {
+		if _, err := fs.Stat(c.Folder, name); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // HasMTP tells whether the multi-token-prediction layers that the configuration
@@ -304,16 +309,17 @@ func (c *Checkpoint) check(s TensorSpec) error {
 		}
 	}
 	want := "F32, BF16 or F16"
+	linear := s.Role == Projection || s.Role == Expert || s.Role == Plain
+	if linear {
+		want = "F32, BF16, F16 or F8_E4M3"
+	}
 	switch t.Type {
 	case device.F32, device.BF16, device.F16:
 		return nil
 	case device.F8E4M3:
-		if s.Role == Projection || s.Role == Expert || s.Role == Plain {
+		if linear {
 			return nil
 		}
-	}
-	if s.Role != Norm && s.Role != Bias {
-		want = "F32, BF16, F16 or F8_E4M3"
 	}
 	return fmt.Errorf("%s: tensor %s: found dtype %s, want %s", files.files[at.file].name, s.Name, at.dtype, want)
 }
