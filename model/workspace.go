@@ -48,7 +48,7 @@ type workspace struct {
 	err   error // first failed allocation
 }
 
-// bytes returns memory of at least n bytes for s. On failure it remembers the
+// memory returns memory of at least n bytes for s. On failure it remembers the
 // error and returns nil; operations must not run then.
 func (w *workspace) memory(s slot, n int64) device.Memory {
 	if mem := w.slots[s]; mem != nil && mem.Bytes() >= n {
@@ -76,17 +76,6 @@ func (w *workspace) tensor(s slot, t device.DType, rows, cols int) device.Tensor
 	return v
 }
 
-// Bytes returns the bytes held.
-func (w *workspace) bytes() int64 {
-	var n int64
-	for _, m := range w.slots {
-		if m != nil {
-			n += m.Bytes()
-		}
-	}
-	return n
-}
-
 func (w *workspace) free() {
 	for i, m := range w.slots {
 		if m != nil {
@@ -97,12 +86,14 @@ func (w *workspace) free() {
 }
 
 // WorkspaceBytes returns a bound on the transient memory of a step of the given
-// number of tokens, all of whose logits are wanted.
+// number of tokens, all of whose logits are wanted, the host's copy of them
+// included. What a device needs within one operation is not part of it.
 func (m *Model) WorkspaceBytes(tokens int) int64 {
 	c, o := m.cfg, m.opts
-	perRow := 4*c.Hidden + c.QueryRank + c.Heads*(c.Nope+c.RopeDim) + c.Latent + c.RopeDim +
+	perRow := 4*c.Hidden + max(c.QueryRank, 1) + c.Heads*(c.Nope+c.RopeDim) + c.Latent + c.RopeDim +
 		2*c.Heads*c.Value + 3*max(c.Inter, c.Shared*c.ExpertDim)
-	exact := 2*c.Heads + c.Experts + 2*c.Router.Choose + c.Vocab // in 4 bytes each
+	// In 4 bytes each: three log-sum-exps, the router, logits on device and host.
+	exact := 3*c.Heads + c.Experts + 2*c.Router.Choose + 2*c.Vocab
 	if ix := c.Indexer; ix != nil {
 		perRow += ix.Dim + ix.Heads*ix.Dim + max(c.Hidden, c.QueryRank)
 		exact += ix.Heads + ix.TopK + roundUp(o.MaxContext, 4096)/32 // both forms of selection
