@@ -169,7 +169,11 @@ func (e *Loaded) plan() error {
 // allocate gives the cache what the budget leaves after weights and workspace.
 func (e *Loaded) allocate() error {
 	m, o := e.model, e.opts
-	budget := int64(float64(e.device.Info().Memory) * o.MemFractionStatic)
+	total := e.device.Info().Memory
+	if total == 0 {
+		total = assumedMemory
+	}
+	budget := int64(float64(total) * o.MemFractionStatic)
 	mem := Memory{Budget: budget, Weights: m.Bytes(), Workspace: m.WorkspaceBytes(o.ChunkedPrefillSize + o.MaxRunning)}
 	page := m.CacheSpec(1).TokenBytes() * device.PageTokens
 	pagesFor := func(tokens int) int { return (tokens + device.PageTokens - 1) / device.PageTokens }
@@ -183,7 +187,7 @@ func (e *Loaded) allocate() error {
 	room := max(0, (budget-mem.Weights-mem.Workspace)/page)
 	mem.Pages = int(min(int64(want), room))
 	if mem.Pages < least {
-		return &MemoryError{Need: int64(least) * page, Memory: mem, Total: e.device.Info().Memory}
+		return &MemoryError{Need: int64(least) * page, Memory: mem, Total: total}
 	}
 	mem.Cache = int64(mem.Pages) * page
 	if err := m.AllocateCache(mem.Pages); err != nil {

@@ -2,6 +2,7 @@ package latent
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"latent/checkpoint"
@@ -59,7 +60,8 @@ type Options struct {
 	// memory has room for, as far as it is of use.
 	MaxTotalTokens int
 	// MemFractionStatic is the share of the device's memory for weights,
-	// workspace and cache; 0: 0.7.
+	// workspace and cache; 0: 0.7. Where the system does not tell how much memory
+	// there is (anything but Linux), 8 GiB are assumed.
 	MemFractionStatic float64
 
 	// Observer is told of every step; see engine.Observer.
@@ -70,6 +72,12 @@ type Options struct {
 
 // minPages is the smallest attention cache, in pages.
 const minPages = 2
+
+// maxThreads bounds Options.Threads: each is a goroutine that looks for work.
+const maxThreads = 4096
+
+// assumedMemory is what a device is taken to have if it cannot tell, in bytes.
+const assumedMemory = 8 << 30
 
 // OptionError says which option cannot be.
 type OptionError struct {
@@ -128,7 +136,7 @@ func (o Options) withDefaults() (Options, error) {
 		if *c.value == "" {
 			*c.value = c.choices[0]
 		}
-		if !contains(c.choices, *c.value) {
+		if !slices.Contains(c.choices, *c.value) {
 			return o, &OptionError{c.name, *c.value, strings.Join(c.choices, ", ")}
 		}
 	}
@@ -144,7 +152,7 @@ func (o Options) withDefaults() (Options, error) {
 		value *int
 		zero  int
 	}{
-		{"Threads", &o.Threads, 0}, {"SeqLenThreshold", &o.SeqLenThreshold, 0}, {"MaxContext", &o.MaxContext, 0},
+		{"SeqLenThreshold", &o.SeqLenThreshold, 0}, {"MaxContext", &o.MaxContext, 0},
 		{"MaxRunning", &o.MaxRunning, 64}, {"MaxQueued", &o.MaxQueued, 2048},
 		{"ChunkedPrefillSize", &o.ChunkedPrefillSize, 512}, {"MaxTotalTokens", &o.MaxTotalTokens, 0},
 	} {
@@ -154,6 +162,9 @@ func (o Options) withDefaults() (Options, error) {
 		if *c.value == 0 {
 			*c.value = c.zero
 		}
+	}
+	if o.Threads < 0 || o.Threads > maxThreads {
+		return o, &OptionError{"Threads", fmt.Sprint(o.Threads), fmt.Sprintf("0 (the default) or a number up to %d", maxThreads)}
 	}
 	if o.MaxTotalTokens > 0 && o.MaxTotalTokens < minPages*device.PageTokens {
 		return o, &OptionError{"MaxTotalTokens", fmt.Sprint(o.MaxTotalTokens), fmt.Sprintf("0 (the default) or at least %d", minPages*device.PageTokens)}
@@ -168,15 +179,6 @@ func (o Options) withDefaults() (Options, error) {
 		return o, &OptionError{"MemFractionStatic", fmt.Sprint(o.MemFractionStatic), "a share above 0 and at most 1"}
 	}
 	return o, nil
-}
-
-func contains(list []string, s string) bool {
-	for _, c := range list {
-		if c == s {
-			return true
-		}
-	}
-	return false
 }
 
 // formats returns the arithmetic and the cache format in force.

@@ -162,3 +162,32 @@ func TestMemoryBudget(t *testing.T) {
 		t.Errorf("one sequence of 640 tokens: %d pages, error %v; want 10", all.Pages, err)
 	}
 }
+
+// mute is a device that does not know its memory.
+type mute struct{ device.Device }
+
+func (d mute) Info() device.Info {
+	info := d.Device.Info()
+	info.Memory = 0
+	return info
+}
+
+// TestUnknownMemory loads a model where the system does not tell how much memory
+// there is, with an assumed amount.
+func TestUnknownMemory(t *testing.T) {
+	opts, err := Options{Calibration: "builtin", MemFractionStatic: 0.5}.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &Loaded{opts: opts}
+	defer func() { l.Close() }()
+	silence := func() error { l.device = mute{l.device}; return nil }
+	for _, step := range []func() error{l.openCheckpoint, l.openDevice, silence, l.loadModel, l.plan, l.allocate} {
+		if err := step(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if m := l.Memory(); m.Budget != 4<<30 || m.Pages < 64 || m.Weights+m.Workspace+m.Cache > m.Budget {
+		t.Errorf("memory %+v, want pages within half of 8 GiB", m)
+	}
+}
