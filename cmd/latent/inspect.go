@@ -51,7 +51,7 @@ func (c *inspectConfig) Run(t *terminal) error {
 			dense++
 		}
 	}
-	row("layers", "%d of hidden size %d, the first %d dense, %d MTP", cfg.Layers, cfg.Hidden, dense, cfg.MTPLayers)
+	row("layers", "%d of hidden size %d, %d of them dense, %d MTP", cfg.Layers, cfg.Hidden, dense, cfg.MTPLayers)
 	row("attention", "%d heads, query rank %d, latent %d, nope %d, rope %d, value %d", cfg.Heads, cfg.QueryRank, cfg.Latent, cfg.Nope, cfg.RopeDim, cfg.Value)
 	rope := "none"
 	if y := cfg.Rope.YaRN; y != nil {

@@ -76,7 +76,7 @@ func checkSelectTopK(e *env) error {
 		runs := s.someRuns()
 		mask, indices, sets := s.selections(runs, topk)
 		if err := compareSelections(mask, indices, sets, runs); err != nil {
-			return fmt.Errorf("K=%d: %w", topk, err)
+			return fmt.Errorf("top %d: %w", topk, err)
 		}
 		// Select again for some runs: other rows stay.
 		again := runs[:e.between(1, len(runs))]
@@ -92,7 +92,7 @@ func checkSelectTopK(e *env) error {
 		e.dev.SelectTopK(mask, in.Tensor, topk, again)
 		e.dev.SelectTopK(indices, in.Tensor, topk, again)
 		if err := compareSelections(mask, indices, sets, runs); err != nil {
-			return fmt.Errorf("K=%d, %d of %d runs selected again: %w", topk, len(again), len(runs), err)
+			return fmt.Errorf("top %d, %d of %d runs selected again: %w", topk, len(again), len(runs), err)
 		}
 	}
 	return e.selectMany()
@@ -108,7 +108,7 @@ func (e *env) selectMany() error {
 		runs := s.wholeRuns()
 		mask, indices, sets := s.selections(runs, topk)
 		if err := compareSelections(mask, indices, sets, runs); err != nil {
-			return fmt.Errorf("K=%d, %d keys: %w", topk, context, err)
+			return fmt.Errorf("top %d, %d keys: %w", topk, context, err)
 		}
 	}
 	return nil
