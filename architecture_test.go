@@ -18,7 +18,7 @@ import (
 // code (tests aside) may import. Dependencies point downwards only: server ->
 // latent -> engine -> model -> device; pathway depends on numbers alone.
 var allowedImports = map[string][]string{
-	"latent":                     {"chat", "checkpoint", "demo", "device", "device/cpu", "engine", "kvcache", "model", "pathway", "sample", "token"},
+	"latent":                     {"chat", "checkpoint", "demo", "device", "device/cpu", "engine", "model", "pathway", "sample", "token"},
 	"latent/chat":                {},
 	"latent/checkpoint":          {"device"},
 	"latent/cmd/latent":          {"", "chat", "checkpoint", "demo", "device", "engine", "pathway", "sample", "server"},
