@@ -187,35 +187,60 @@ func (d *Device) loadRecord(dst []float32, c *cache, layer, slot int) {
 	}
 }
 
-// spreadRecord writes the record in a slot to row 0 of matrices in panels of
-// kern.N columns, ld apart: those of R, then those of dr.
-func (d *Device) spreadRecord(dst []float32, ld int, c *cache, layer, slot int) {
-	r := c.spec.Latent
-	src := c.latent[layer][slot*c.record:][:c.record]
-	rope := dst[min(len(dst), panelsOf(r)*ld):]
+// spreadRecords writes the records in slots to rows 0, 1, … of matrices in panels
+// of kern.N columns, ld apart: those of R, then those of dr.
+func (d *Device) spreadRecords(dst []float32, ld int, c *cache, layer int, slots []int32) {
+	r, n, pool := c.spec.Latent, c.width(), c.latent[layer]
+	// Where the panels of dr begin, and how much of a record is contiguous there.
+	rope, first := panelsOf(r)*ld, r
+	if r%kern.N == 0 {
+		first = n
+	}
 	switch c.spec.Format {
 	case device.CacheF32:
-		x := cast[float32](src)
-		d.k.SpreadF32(dst, ld, x[:r])
-		d.k.SpreadF32(rope, ld, x[r:])
+		x := cast[float32](pool)
+		for i, s := range slots {
+			rec := x[int(s)*n:][:n]
+			d.k.SpreadF32(dst[i*kern.N:], ld, rec[:first])
+			if first < n {
+				d.k.SpreadF32(dst[rope+i*kern.N:], ld, rec[first:])
+			}
+		}
 	case device.CacheBF16:
-		x := cast[uint16](src)
-		d.k.SpreadBF16(dst, ld, x[:r])
-		d.k.SpreadBF16(rope, ld, x[r:])
+		x := cast[uint16](pool)
+		for i, s := range slots {
+			rec := x[int(s)*n:][:n]
+			d.k.SpreadBF16(dst[i*kern.N:], ld, rec[:first])
+			if first < n {
+				d.k.SpreadBF16(dst[rope+i*kern.N:], ld, rec[first:])
+			}
+		}
 	case device.CacheF8:
-		scales := src[r:]
-		for from := 0; from < r; from += 128 {
-			to := min(from+128, r)
-			d.k.SpreadF8(dst[from/kern.N*ld:], ld, src[from:to], math.Float32frombits(binary.LittleEndian.Uint32(scales)))
-			scales = scales[4:]
+		for i, s := range slots {
+			d.spreadF8(dst[i*kern.N:], ld, c, pool[int(s)*c.record:][:c.record])
 		}
-		if r%2 == 0 {
-			d.k.SpreadBF16(rope, ld, cast[uint16](scales))
-			return
-		}
-		for i := range c.spec.Rope { // not aligned
-			rope[i/kern.N*ld+i%kern.N] = device.F32FromBF16(binary.LittleEndian.Uint16(scales[2*i:]))
-		}
+	}
+}
+
+// spreadF8 writes one record of format F8, as spreadRecords.
+func (d *Device) spreadF8(dst []float32, ld int, c *cache, src []byte) {
+	r := c.spec.Latent
+	scales := src[r:]
+	for from := 0; from < r; from += 128 {
+		to := min(from+128, r)
+		d.k.SpreadF8(dst[from/kern.N*ld:], ld, src[from:to], math.Float32frombits(binary.LittleEndian.Uint32(scales)))
+		scales = scales[4:]
+	}
+	if c.spec.Rope == 0 {
+		return
+	}
+	rope := dst[panelsOf(r)*ld:]
+	if r%2 == 0 {
+		d.k.SpreadBF16(rope, ld, cast[uint16](scales))
+		return
+	}
+	for i := range c.spec.Rope { // not aligned
+		rope[i/kern.N*ld+i%kern.N] = device.F32FromBF16(binary.LittleEndian.Uint16(scales[2*i:]))
 	}
 }
 

@@ -54,10 +54,16 @@ func (d *Device) MLA(z, lse, qa device.Tensor, ca device.Cache, layer int, sel d
 	if len(items) >= 2*d.team.size() || d.team.size() == 1 {
 		d.parallel(len(items), func(ws *arena, i int) {
 			it := &items[len(items)-1-i]
-			n := (it.r1 - it.r0) * heads
-			it.part, it.states = ws.floats(n*c.spec.Latent), make([]online, n)
 			m := newMerger(d, a, it)
-			d.latentBlocks(ws, a, it, func(int) { m.add(it.part, it.states) })
+			// The first block is computed in place.
+			it.part, it.states = m.z, m.states
+			d.latentBlocks(ws, a, it, func(block int) {
+				if block > it.b0 {
+					m.add(it.part, it.states)
+				} else if m.any = true; it.b1-it.b0 > 1 {
+					it.part, it.states = ws.floats(len(m.z)), make([]online, len(m.states))
+				}
+			})
 			m.finish()
 		})
 		return
@@ -192,13 +198,15 @@ type latentBlock struct {
 // of positions, or of indices into its picks.
 func (b *latentBlock) load(d *Device, a *mlaArgs, it *mlaItem, from, to int) {
 	seq := &d.step.Seqs[it.run.Seq]
+	var slots [keyBlock]int32
 	for i := range to - from {
 		pos := from + i
 		if it.picks != nil {
 			pos = int(it.picks[pos])
 		}
-		d.spreadRecord(b.keys[i*kern.N:], keyPanel, a.cache, a.layer, slot(seq, pos))
+		slots[i] = int32(slot(seq, pos))
 	}
+	d.spreadRecords(b.keys, keyPanel, a.cache, a.layer, slots[:to-from])
 }
 
 // scoreDepth is how many k of a product with queries are done at once, so that
@@ -284,20 +292,22 @@ type merger struct {
 	z, lse []float32
 	r      int
 	states []online
+	any    bool // there was a block
 }
 
 func newMerger(d *Device, a *mlaArgs, it *mlaItem) *merger {
 	n, top, r := (it.r1-it.r0)*a.heads, (it.first+it.r0)*a.heads, a.cache.spec.Latent
-	m := &merger{d: d, z: a.z[top*r:][:n*r], lse: a.lse[top:][:n], r: r, states: make([]online, n)}
-	clear(m.z)
-	for i := range m.states {
-		m.states[i].top = float32(math.Inf(-1))
-	}
-	return m
+	return &merger{d: d, z: a.z[top*r:][:n*r], lse: a.lse[top:][:n], r: r, states: make([]online, n)}
 }
 
 // add merges the next block.
 func (m *merger) add(part []float32, states []online) {
+	if !m.any {
+		copy(m.z, part)
+		copy(m.states, states)
+		m.any = true
+		return
+	}
 	for i, p := range states {
 		if p.sum == 0 {
 			continue
@@ -320,6 +330,9 @@ func (m *merger) add(part []float32, states []online) {
 
 // finish divides by the sums.
 func (m *merger) finish() {
+	if !m.any {
+		clear(m.z)
+	}
 	for i := range m.states {
 		m.lse[i] = m.states[i].lse()
 		if s := m.states[i].sum; s != 0 {
