@@ -48,9 +48,6 @@ func NewSequences(c EvalConfig, n int) *Sequences {
 	return &Sequences{cfg: c, cache: kvcache.New(c.Pages), seqs: make([]evalSequence, n)}
 }
 
-// Tokens returns the tokens of sequence i so far.
-func (s *Sequences) Tokens(i int) []int32 { return s.seqs[i].tokens }
-
 // Step appends tokens[i] to sequence i, computes all of them as one ragged
 // batch, and returns their logits: for each sequence row-major
 // [len(tokens[i]), vocabulary]. A sequence without new tokens takes no part. A

@@ -85,7 +85,7 @@ func TestSequences(t *testing.T) {
 				parts[i] = randomIDs(random, []int{1, 1, 5, 70}[random.IntN(4)])
 			}
 			for p := range parts[i] {
-				want = append(want, [2]int{i, len(s.Tokens(i)) + p})
+				want = append(want, [2]int{i, len(s.seqs[i].tokens) + p})
 			}
 		}
 		rows = nil
@@ -101,8 +101,8 @@ func TestSequences(t *testing.T) {
 			t.Fatalf("seed %d: rows %v, want %v", seed, rows, want)
 		}
 		for i, ids := range parts {
-			if !slices.Equal(logits[i], wantLogits(s.Tokens(i), len(s.Tokens(i))-len(ids))) {
-				t.Fatalf("seed %d: logits of sequence %d differ at %d tokens", seed, i, len(s.Tokens(i)))
+			if !slices.Equal(logits[i], wantLogits(s.seqs[i].tokens, len(s.seqs[i].tokens)-len(ids))) {
+				t.Fatalf("seed %d: logits of sequence %d differ at %d tokens", seed, i, len(s.seqs[i].tokens))
 			}
 		}
 	}

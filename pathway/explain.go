@@ -42,16 +42,14 @@ type SequenceExplanation struct {
 // SegmentExplanation is one decision. Positions count from the beginning of the
 // sequence, so that the decisions of a request's steps can be listed together.
 type SegmentExplanation struct {
-	Phase       Phase   `json:"phase"`
-	From        int     `json:"from"` // position of the first row
-	To          int     `json:"to"`   // position behind the last row
-	ContextFrom int     `json:"context_from"`
-	ContextTo   int     `json:"context_to"`
-	Pathway     Pathway `json:"pathway"`
-	Reason      Reason  `json:"reason"`
-	Predicted   float64 `json:"predicted_us"`
-	// Measured is the time the segment's pathway took, if it was measured.
-	Measured     float64              `json:"measured_us,omitempty"`
+	Phase        Phase                `json:"phase"`
+	From         int                  `json:"from"` // position of the first row
+	To           int                  `json:"to"`   // position behind the last row
+	ContextFrom  int                  `json:"context_from"`
+	ContextTo    int                  `json:"context_to"`
+	Pathway      Pathway              `json:"pathway"`
+	Reason       Reason               `json:"reason"`
+	Predicted    float64              `json:"predicted_us"`
 	Alternatives map[string]float64   `json:"alternatives"`
 	Excluded     map[string]Exclusion `json:"excluded,omitempty"`
 	considered   [Count]float64       // Alternatives in order

@@ -208,11 +208,6 @@ func TestConfigErrors(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	for q := range numPathways {
-		if got, err := ParsePathway(q.String()); err != nil || got != q {
-			t.Errorf("ParsePathway(%q) = %v, %v", q, got, err)
-		}
-	}
 	for p := PolicyAdaptive; p < numPolicies; p++ {
 		if got, err := ParsePolicy(p.String()); err != nil || got != p {
 			t.Errorf("ParsePolicy(%q) = %v, %v", p, got, err)
@@ -221,9 +216,6 @@ func TestNames(t *testing.T) {
 	for _, name := range []string{"", "default", "MLA", "dense"} {
 		if _, err := ParsePolicy(name); err == nil {
 			t.Errorf("ParsePolicy(%q) succeeds", name)
-		}
-		if _, err := ParsePathway(name); err == nil {
-			t.Errorf("ParsePathway(%q) succeeds", name)
 		}
 	}
 }

@@ -31,16 +31,6 @@ func (p Pathway) String() string {
 // MarshalText writes the pathway's name.
 func (p Pathway) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
-// ParsePathway reads a pathway's name.
-func ParsePathway(name string) (Pathway, error) {
-	for p := range numPathways {
-		if p.String() == name {
-			return p, nil
-		}
-	}
-	return 0, fmt.Errorf("unknown pathway %q: want mha, mha-masked, mla or mla-sparse", name)
-}
-
 // Expanded tells whether p computes over expanded K/V.
 func (p Pathway) Expanded() bool { return p == MHA || p == MHAMasked }
 
