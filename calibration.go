@@ -147,9 +147,12 @@ func (o Options) planner(g pathway.Geometry, c pathway.Calibration, workspace, k
 }
 
 // Calibrate times the device's attention operations with this model and
-// returns their costs. Engines must not be answering requests meanwhile. maxContext bounds
-// the contexts it tries, and so the memory it takes.
+// returns their costs. maxContext bounds the contexts it tries, and so the
+// memory it takes. An [Engine] refuses it: the device is used by its loop.
 func (e *Loaded) Calibrate(maxContext int) (pathway.Calibration, error) {
+	if e.serving {
+		return pathway.Calibration{}, fmt.Errorf("calibrate: %w", errServing)
+	}
 	samples, err := e.model.Calibrate(maxContext)
 	if err != nil {
 		return pathway.Calibration{}, err

@@ -20,8 +20,12 @@ type Evaluation struct {
 
 // Evaluate runs prompts as one ragged batch, in steps of at most
 // Options.ChunkedPrefillSize tokens of each prompt (0: whole prompts), and
-// returns the logits of every position and what every indexer selected.
+// returns the logits of every position and what every indexer selected. It
+// writes to the attention cache from its first page: an [Engine] refuses it.
 func (e *Loaded) Evaluate(prompts [][]int32, chunk int) ([]Evaluation, error) {
+	if e.serving {
+		return nil, fmt.Errorf("evaluate: %w", errServing)
+	}
 	cfg := e.checkpoint.Config
 	out := make([]Evaluation, len(prompts))
 	for i, ids := range prompts {

@@ -47,6 +47,7 @@ type Loaded struct {
 	calibration pathway.Calibration
 	calibrated  string // where the calibration came from
 	memory      Memory
+	serving     bool // an engine owns model and cache
 }
 
 // Memory is how the device's memory was divided, in bytes.
@@ -92,8 +93,12 @@ func Open(ctx context.Context, opts Options) (*Engine, error) {
 	if e.engine, err = engine.New(l.engineConfig()); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
+	l.serving = true
 	return e, nil
 }
+
+// errServing refuses what needs a model for itself.
+var errServing = errors.New("an engine runs this model and owns its attention cache: load the model with Load for that")
 
 // openCheckpoint reads configuration, tokenizer and the headers of the weights.
 func (e *Loaded) openCheckpoint() error {

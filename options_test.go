@@ -191,3 +191,24 @@ func TestUnknownMemory(t *testing.T) {
 		t.Errorf("memory %+v, want pages within half of 8 GiB", m)
 	}
 }
+
+// TestEngineKeepsItsModel: what would write over the cache of running requests,
+// or use the device beside them, is refused by an engine; and closing an idle
+// engine, once or twice, is no error.
+func TestEngineKeepsItsModel(t *testing.T) {
+	e, err := Open(context.Background(), Options{Calibration: "builtin", MaxTotalTokens: 128})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Evaluate([][]int32{{1, 2}}, 0); !errors.Is(err, errServing) {
+		t.Errorf("Evaluate: %v", err)
+	}
+	if _, err := e.Calibrate(1024); !errors.Is(err, errServing) {
+		t.Errorf("Calibrate: %v", err)
+	}
+	for range 2 {
+		if err := e.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	}
+}
