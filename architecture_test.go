@@ -21,7 +21,7 @@ var allowedImports = map[string][]string{
 	"latent":                     {"chat", "checkpoint", "demo", "device", "device/cpu", "engine", "model", "pathway", "sample", "token"},
 	"latent/chat":                {},
 	"latent/checkpoint":          {"device"},
-	"latent/cmd/latent":          {"", "chat", "checkpoint", "demo", "device", "engine", "pathway", "sample", "server"},
+	"latent/cmd/latent":          {"", "chat", "checkpoint", "demo", "device", "device/cpu/kern", "engine", "pathway", "sample", "server"},
 	"latent/demo":                {},
 	"latent/demo/tasks":          {"demo"},
 	"latent/device":              {},

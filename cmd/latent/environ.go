@@ -5,15 +5,17 @@ import (
 	"strings"
 
 	"github.com/alecthomas/kong"
+
+	"latent/device/cpu/kern"
 )
 
 // envPrefix begins the names of environment variables for flags.
 const envPrefix = "LATENT"
 
 // unknownVariables returns warnings of variables that look like flags but are
-// none, which would be ignored.
+// none, which would be ignored. The one that is read elsewhere is known.
 func unknownVariables(model *kong.Application, environ []string) []string {
-	known := map[string]bool{}
+	known := map[string]bool{kern.TierEnv: true}
 	for _, command := range append(model.Leaves(false), model.Node) {
 		for _, group := range command.AllFlags(false) {
 			for _, flag := range group {

@@ -62,6 +62,8 @@ var extentSyntax = regexp.MustCompile(`^(\d{1,9})(?:@(\d{1,9}))?(?:x(\d{1,5}))?$
 // parseExtents reads NEW[@PREFIX][xCOUNT].
 func parseExtents(specs []string) ([]pathway.Extent, error) {
 	const most = 4096
+	const mostPositions = 1 << 30 // all sequences together; a plan lists the key chunks of them
+	positions := 0
 	var extents []pathway.Extent
 	for _, s := range specs {
 		m := extentSyntax.FindStringSubmatch(s)
@@ -85,6 +87,9 @@ func parseExtents(specs []string) ([]pathway.Extent, error) {
 		}
 		if len(extents)+count > most {
 			return nil, fmt.Errorf("more than %d sequences in one step", most)
+		}
+		if positions += count * e.Context(); positions > mostPositions {
+			return nil, fmt.Errorf("more than %d positions in one step", mostPositions)
 		}
 		for range count {
 			extents = append(extents, e)
