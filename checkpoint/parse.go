@@ -306,6 +306,9 @@ func parseRouter(o object, f family, c *Config) {
 		r.Bias = true
 		r.Normalize = o.boolean(true, "norm_topk_prob")
 	}
+	if *o.err != nil { // then numbers read above may be 0
+		return
+	}
 	if c.Experts%r.Groups != 0 {
 		o.fail("n_group", fmt.Sprint(r.Groups), fmt.Sprintf("a divisor of n_routed_experts = %d", c.Experts))
 		return
