@@ -25,7 +25,7 @@ func TestOptionErrors(t *testing.T) {
 		{"DType", []any{"auto", "float32", "bfloat16"}, []any{"half", "fp8_e4m3"}},
 		{"KVCacheDType", []any{"auto", "float32", "bfloat16", "fp8_e4m3"}, []any{"fp8_e5m2", " "}},
 		{"AttentionPolicy", []any{"adaptive", "threshold", "mla", "mha"}, []any{"mha-masked", "default"}},
-		{"Threads", []any{1, most}, []any{-1, most + 1}},
+		{"Threads", []any{1, 4096}, []any{-1, 4097}},
 		{"SeqLenThreshold", []any{1, most}, []any{-1, most + 1}},
 		{"MaxContext", []any{1, most}, []any{-1, most + 1}},
 		{"MaxRunning", []any{1, most}, []any{-1, most + 1}},
