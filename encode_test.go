@@ -1,6 +1,8 @@
 package latent_test
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -8,6 +10,7 @@ import (
 
 	"latent"
 	"latent/chat"
+	"latent/engine"
 )
 
 // TestUserTextIsNeverMarkup renders a user's message that spells out special
@@ -111,5 +114,26 @@ func TestTiktokenFolder(t *testing.T) {
 	}
 	if got := e.Tokenizer().Decode(text, false); got != "Hello, world" {
 		t.Errorf("%v stand for %q", ids, got)
+	}
+}
+
+// TestFullContext: a prompt that leaves no room for an answer is refused, not
+// answered with nothing; one that leaves room for a token gets a token.
+func TestFullContext(t *testing.T) {
+	ctx := context.Background()
+	e, err := latent.Open(ctx, latent.Options{Calibration: "builtin", MaxContext: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	for n, wantErr := range map[int]bool{99: false, 100: true, 101: true} {
+		tokens := 0
+		var got error
+		for d, err := range e.Generate(ctx, latent.Request{Tokens: make([]int32, n)}) {
+			tokens, got = tokens+len(d.Tokens), err
+		}
+		if long := new(*engine.TooLongError); errors.As(got, long) != wantErr || !wantErr && (got != nil || tokens != 1) {
+			t.Errorf("prompt of %d tokens: %d tokens, error %v", n, tokens, got)
+		}
 	}
 }

@@ -87,7 +87,7 @@ func (e *Engine) Generate(ctx context.Context, req Request) iter.Seq2[Delta, err
 		}
 		limit := req.MaxTokens
 		if limit == 0 {
-			limit = e.MaxContext() - len(prompt)
+			limit = -1 // to the engine 0 is no token, and this what fits
 		}
 		stream, err := e.engine.Submit(ctx, &engine.Request{
 			Prompt: prompt, N: req.N, Params: params, MaxTokens: limit, Stop: req.Stop,
