@@ -146,7 +146,7 @@ func (d *Device) Absorb(dst, q device.Tensor, w device.KVB, runs []device.Run) {
 	if len(rows) == 0 {
 		return
 	}
-	t := d.tileHeads(len(rows), b.k)
+	t := d.tile(len(rows), &b.k[0], heads)
 	d.parallel(heads*t.items(), func(ws *arena, item int) {
 		h := item / t.items()
 		r0, r1, p0, p1 := t.item(item % t.items())
@@ -161,15 +161,6 @@ func (d *Device) Absorb(dst, q device.Tensor, w device.KVB, runs []device.Run) {
 	})
 }
 
-// tileHeads chooses a tiling for a product of rows with each head's weight.
-func (d *Device) tileHeads(rows int, w []packed) tiling {
-	t := d.tile(rows, &w[0])
-	if len(w) >= 2*d.team.size() {
-		t.panelBlock, t.groups = w[0].panels(), 1
-	}
-	return t
-}
-
 // Unabsorb implements device.Device.
 func (d *Device) Unabsorb(out, z device.Tensor, w device.KVB, runs []device.Run) {
 	b := kvbOf("Unabsorb", w)
@@ -180,7 +171,7 @@ func (d *Device) Unabsorb(out, z device.Tensor, w device.KVB, runs []device.Run)
 	if len(rows) == 0 {
 		return
 	}
-	t := d.tileHeads(len(rows), b.v)
+	t := d.tile(len(rows), &b.v[0], heads)
 	d.parallel(heads*t.items(), func(ws *arena, item int) {
 		h := item / t.items()
 		r0, r1, p0, p1 := t.item(item % t.items())

@@ -20,7 +20,7 @@ func (d *Device) Linear(dst, src device.Tensor, w device.Matrix, add bool) {
 	if src.Rows == 0 {
 		return
 	}
-	t := d.tile(src.Rows, &m.packed)
+	t := d.tile(src.Rows, &m.packed, 1)
 	d.parallel(t.items(), func(ws *arena, item int) {
 		r0, r1, p0, p1 := t.item(item)
 		y := out[r0*m.out+p0*kern.N:]

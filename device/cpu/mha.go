@@ -176,7 +176,7 @@ func (d *Device) attendBlock(e *expansion, scale float32, it *mhaItem, mask *sel
 			continue
 		}
 		t, factor := st.shift(high * scale)
-		if factor != 1 {
+		if st.sum != 0 && factor != 1 { // without a sum, acc is zero
 			d.k.Scale(acc[i*lda:][:lda], factor)
 			st.sum *= factor
 		}

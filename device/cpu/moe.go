@@ -96,12 +96,18 @@ type expertItem struct {
 // expertItems lists the items of all experts with rows.
 func (d *Device) expertItems(a *assignment, ws []packed) []expertItem {
 	var items []expertItem
+	chosen := 0
+	for e := range ws {
+		if a.start[e+1] > a.start[e] {
+			chosen++
+		}
+	}
 	for e := range ws {
 		rows := int(a.start[e+1] - a.start[e])
 		if rows == 0 {
 			continue
 		}
-		t := d.tile(rows, &ws[e])
+		t := d.tile(rows, &ws[e], chosen)
 		for i := range t.items() {
 			items = append(items, expertItem{e, t, i})
 		}

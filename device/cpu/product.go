@@ -54,8 +54,9 @@ func (t *tiling) item(i int) (r0, r1, p0, p1 int) {
 	return r0, min(r0+t.rowBlock, t.rows), p0, min(p0+t.panelBlock, (t.out+kern.N-1)/kern.N)
 }
 
-// tile chooses a tiling for rows of activations and w.
-func (d *Device) tile(rows int, w *packed) tiling {
+// tile chooses a tiling for rows of activations and w, which is one of a number
+// of similar products in a parallel loop.
+func (d *Device) tile(rows int, w *packed, products int) tiling {
 	t := tiling{rows: rows, out: w.out}
 	panels, threads := w.panels(), d.team.size()
 	if rows <= w.few() {
@@ -65,15 +66,17 @@ func (d *Device) tile(rows int, w *packed) tiling {
 		t.panelBlock = (max(1, (32<<10)/size, (panels+4*threads-1)/(4*threads)) + 1) &^ 1
 	} else {
 		// Bound by arithmetic: unpacking pays with many rows, packing the
-		// activations with many panels.
-		t.panelBlock, t.rowBlock = 16, d.rowBlock(rows, 16)
+		// activations with many panels. All products together have four items a
+		// thread.
+		want := (4*threads + products - 1) / products
+		t.panelBlock, t.rowBlock = 32, d.rowBlock(rows, 16)
 		items := func() int {
 			return (rows + t.rowBlock - 1) / t.rowBlock * ((panels + t.panelBlock - 1) / t.panelBlock)
 		}
-		for t.panelBlock > 4 && items() < 4*threads {
+		for t.panelBlock > 4 && items() < want {
 			t.panelBlock /= 2
 		}
-		for n := 8; n >= 2 && items() < 4*threads; n /= 2 {
+		for n := 8; n >= 2 && items() < want; n /= 2 {
 			t.rowBlock = d.rowBlock(rows, n)
 		}
 	}
