@@ -150,14 +150,15 @@ func (d *Device) Absorb(dst, q device.Tensor, w device.KVB, runs []device.Run) {
 	d.parallel(heads*t.items(), func(ws *arena, item int) {
 		h := item / t.items()
 		r0, r1, p0, p1 := t.item(item % t.items())
-		y := out[r0*dst.Cols+h*width:]
-		zero(y[p0*kern.N:], dst.Cols, r1-r0, min(b.latent, p1*kern.N)-p0*kern.N)
-		d.multiply(ws, &b.k[h], operand{x: in[h*head:], ld: q.Cols, rows: rows}, r0, r1, p0, p1, y[p0*kern.N:], dst.Cols)
-		if p0 == 0 {
-			for i := r0; i < r1; i++ {
-				copy(out[i*dst.Cols+h*width+b.latent:][:width-b.latent], in[int(rows[i])*q.Cols+h*head+b.nope:])
+		last := min(b.latent, p1*kern.N)
+		for i := r0; i < r1; i++ { // in order of addresses: rows come from memory
+			y := out[i*dst.Cols+h*width:][:width]
+			clear(y[p0*kern.N : last])
+			if last == b.latent {
+				copy(y[last:], in[int(rows[i])*q.Cols+h*head+b.nope:])
 			}
 		}
+		d.multiply(ws, &b.k[h], operand{x: in[h*head:], ld: q.Cols, rows: rows}, r0, r1, p0, p1, out[r0*dst.Cols+h*width+p0*kern.N:], dst.Cols)
 	})
 }
 
