@@ -370,7 +370,7 @@ func (a *answer) account() {
 	}
 	if f := a.x.failure; f != nil && f.status == statusClientClosed {
 		a.x.status = statusClientClosed
-		a.s.metrics.disconnected()
+		a.s.metrics.disconnects.Inc()
 	}
 }
 

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"latent"
 	"latent/engine"
 )
@@ -232,7 +234,7 @@ func TestDisconnect(t *testing.T) {
 		<-left
 		eventually(t, "its pages are free", func() bool { s := f.engine.Stats(); return s.Running+s.Waiting+s.Cache.Used == 0 })
 		eventually(t, "it is counted", func() bool {
-			return strings.Contains(f.Server.metrics.write(), fmt.Sprintf("latent_client_disconnects_total{model_name=\"demo\"} %d\n", i+1))
+			return testutil.ToFloat64(f.Server.metrics.disconnects) == float64(i+1)
 		})
 		eventually(t, "it is logged", func() bool { return len(f.log.lines(t, "request")) == i+1 })
 		if line := f.log.lines(t, "request")[i]; line["status"] != 499.0 || line["error"] != "client_closed" || line["finish_reason"] != "abort" {

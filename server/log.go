@@ -123,7 +123,7 @@ func (s *Server) logLoad() (stop func()) {
 			case <-ticker.C:
 			}
 			if attached := s.attached.Load(); attached != nil {
-				now := load{attached.engine.Stats(), s.metrics.rowTotals(), time.Now()}
+				now := load{attached.engine.Stats(), s.metrics.attention.rowTotals(), time.Now()}
 				if now.Steps > before.Steps {
 					s.log.LogAttrs(context.Background(), slog.LevelInfo, "load", now.since(&before, s.started)...)
 				}

@@ -1,37 +1,42 @@
 package server
 
 import (
+	"log/slog"
 	"net/http"
-	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
-	"latent"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
 	"latent/engine"
 	"latent/pathway"
 )
 
 // metrics counts what the server and, as its observer, the engine do. What the
-// engine counts itself is read when the metrics are.
+// engine counts itself is read when the metrics are (metrics_read.go).
 type metrics struct {
-	s *Server
+	handler http.Handler // answers scrapes
 
-	mu          sync.Mutex
-	streams     int // open
-	disconnects int64
-	requests    map[[2]string]int64 // by path and status
-	seconds     map[string]*distribution
+	streams     prometheus.Gauge
+	disconnects prometheus.Counter
+	requests    *prometheus.CounterVec   // by path and status
+	seconds     *prometheus.HistogramVec // by path
 
-	firstToken, interToken, perToken, total, queue, prefill, decode *distribution
-	promptTokens, generated, maxTokens, choices                     *distribution
+	firstToken, interToken, perToken, total, queue, prefill, decode prometheus.Histogram
+	promptTokens, generated, maxTokens, choices                     prometheus.Histogram
 
-	steps     [stepKinds]*distribution // seconds
-	stepRows  [phases]*distribution
-	sequences *distribution
-	attention attention
+	steps     *prometheus.HistogramVec // seconds, by kind of step
+	stepRows  *prometheus.HistogramVec // by phase
+	sequences prometheus.Histogram
+	forward   prometheus.Counter
+	attention *attention
 
+	mu       sync.Mutex
 	finished [64]time.Time // when the latest requests ended, in a ring
 	ends     int
 }
@@ -56,50 +61,83 @@ const (
 var stepNames = [stepKinds]string{"prefill", "decode", "mixed"}
 
 func newMetrics(s *Server) *metrics {
-	m := &metrics{s: s, requests: map[[2]string]int64{}, seconds: map[string]*distribution{}}
-	for _, d := range []**distribution{&m.firstToken, &m.total, &m.queue, &m.prefill, &m.decode} {
-		*d = newDistribution(latencyBuckets)
+	registry := prometheus.NewRegistry()
+	named := prometheus.WrapRegistererWith(prometheus.Labels{"model_name": labelText(s.names[0])}, registry)
+	own := prometheus.WrapRegistererWithPrefix("latent_", named)
+	f := promauto.With(own)
+	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
+		return f.NewHistogram(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets})
 	}
-	for _, d := range []**distribution{&m.interToken, &m.perToken} {
-		*d = newDistribution(gapBuckets)
+	histograms := func(name, help string, buckets []float64, label string) *prometheus.HistogramVec {
+		return f.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, []string{label})
 	}
-	for _, d := range []**distribution{&m.promptTokens, &m.generated, &m.maxTokens, &m.choices, &m.sequences} {
-		*d = newDistribution(countBuckets)
+	m := &metrics{
+		handler: promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+			ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn), ErrorHandling: promhttp.HTTPErrorOnError,
+		}),
+		streams:     f.NewGauge(prometheus.GaugeOpts{Name: "streams_open", Help: "Answers that are being streamed."}),
+		disconnects: f.NewCounter(prometheus.CounterOpts{Name: "client_disconnects_total", Help: "Clients that went away before their answer was complete."}),
+		requests: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "http_requests_total", Help: "HTTP requests by path and status; 499: the client went away.",
+		}, []string{"path", "code"}),
+		seconds: histograms("http_request_seconds", "Time from the head of a request to the end of its response.", latencyBuckets, "path"),
+
+		firstToken:   histogram("time_to_first_token_seconds", "From submission to a choice's first token.", latencyBuckets),
+		interToken:   histogram("inter_token_latency_seconds", "Between two tokens of a choice.", gapBuckets),
+		total:        histogram("e2e_request_latency_seconds", "From submission to the end of a request.", latencyBuckets),
+		perToken:     histogram("request_time_per_output_token_seconds", "Mean time between tokens in a request.", gapBuckets),
+		queue:        histogram("request_queue_time_seconds", "From submission to admission.", latencyBuckets),
+		prefill:      histogram("request_prefill_time_seconds", "From admission to the first token.", latencyBuckets),
+		decode:       histogram("request_decode_time_seconds", "From the first token to the end.", latencyBuckets),
+		promptTokens: histogram("request_prompt_tokens", "Tokens of a request's prompt.", countBuckets),
+		generated:    histogram("request_generation_tokens", "Tokens generated for a request, all choices together.", countBuckets),
+		maxTokens:    histogram("request_params_max_tokens", "What requests allowed to be generated.", countBuckets),
+		choices:      histogram("request_params_n", "Choices that requests asked for.", countBuckets),
+
+		steps:     histograms("step_seconds", "Time of a step of the engine, planning to events, by what its rows are.", latencyBuckets, "phase"),
+		stepRows:  histograms("step_tokens", "Rows of a phase in a step that has any.", countBuckets, "phase"),
+		sequences: histogram("step_sequences", "Sequences in a step.", countBuckets),
+		forward:   f.NewCounter(prometheus.CounterOpts{Name: "forward_seconds_total", Help: "Measured time of forward passes."}),
+		attention: newAttention(f),
 	}
-	for i := range m.steps {
-		m.steps[i] = newDistribution(latencyBuckets)
+	for _, kind := range stepNames {
+		m.steps.WithLabelValues(kind)
 	}
-	for i := range m.stepRows {
-		m.stepRows[i] = newDistribution(countBuckets)
+	for phase := range phases {
+		m.stepRows.WithLabelValues(pathway.Phase(phase).String())
 	}
-	m.attention.plan, m.attention.ratio = newDistribution(planBuckets), newDistribution(ratioBuckets)
+	f.NewGauge(prometheus.GaugeOpts{Name: "start_time_seconds", Help: "When the server was made, in Unix time."}).
+		Set(float64(s.started.UnixNano()) / 1e9)
+
+	own.MustRegister(&reader{s, loadReadings()}, &reader{s, ownReadings()})
+	if slices.Contains(s.config.MetricsCompat, CompatVLLM) {
+		prometheus.WrapRegistererWithPrefix("vllm:", named).MustRegister(&reader{s, loadReadings()}, m.firstToken, m.interToken, m.total)
+	}
+	if slices.Contains(s.config.MetricsCompat, CompatSGLang) {
+		prometheus.WrapRegistererWithPrefix("sglang:", named).MustRegister(&reader{s, sglangReadings()})
+	}
 	return m
 }
 
-// modelIs tells the metrics what is being served.
-func (m *metrics) modelIs(e *latent.Engine) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.attention.layers = e.Config().Layers
-}
+// labelText makes any text fit for a label.
+func labelText(s string) string { return strings.ToValidUTF8(s, "\ufffd") }
 
 // Step counts a step of the engine.
 func (m *metrics) Step(info *engine.StepInfo) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	for _, d := range info.FirstToken {
-		m.firstToken.observe(d.Seconds())
+		m.firstToken.Observe(d.Seconds())
 	}
 	for _, d := range info.InterToken {
-		m.interToken.observe(d.Seconds())
+		m.interToken.Observe(d.Seconds())
 	}
-	m.steps[kindOfStep(info)].observe(info.Total.Seconds())
+	m.steps.WithLabelValues(stepNames[kindOfStep(info)]).Observe(info.Total.Seconds())
 	for phase, rows := range info.Rows {
 		if rows > 0 {
-			m.stepRows[phase].observe(float64(rows))
+			m.stepRows.WithLabelValues(pathway.Phase(phase).String()).Observe(float64(rows))
 		}
 	}
-	m.sequences.observe(float64(len(info.Extents)))
+	m.sequences.Observe(float64(len(info.Extents)))
+	m.forward.Add(info.Forward.Seconds())
 	m.attention.step(info)
 }
 
@@ -117,65 +155,32 @@ func kindOfStep(info *engine.StepInfo) int {
 
 // Request counts a request that has ended.
 func (m *metrics) Request(info *engine.RequestInfo) {
+	u := &info.Usage
+	m.choices.Observe(float64(info.N))
+	m.promptTokens.Observe(float64(u.Prompt))
+	m.generated.Observe(float64(u.Completion))
+	if info.MaxTokens >= 0 {
+		m.maxTokens.Observe(float64(info.MaxTokens))
+	}
+	m.total.Observe(info.Total.Seconds())
+	m.queue.Observe(u.Queue.Seconds())
+	if u.Prefill > 0 {
+		m.prefill.Observe(u.Prefill.Seconds())
+		m.decode.Observe(info.Decode.Seconds())
+	}
+	if later := u.Completion/info.N - 1; later > 0 {
+		m.perToken.Observe(info.Decode.Seconds() / float64(later))
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.finished[m.ends%len(m.finished)] = time.Now()
 	m.ends++
-	u := &info.Usage
-	m.choices.observe(float64(info.N))
-	m.promptTokens.observe(float64(u.Prompt))
-	m.generated.observe(float64(u.Completion))
-	if info.MaxTokens >= 0 {
-		m.maxTokens.observe(float64(info.MaxTokens))
-	}
-	m.total.observe(info.Total.Seconds())
-	m.queue.observe(u.Queue.Seconds())
-	if u.Prefill > 0 {
-		m.prefill.observe(u.Prefill.Seconds())
-		m.decode.observe(info.Decode.Seconds())
-	}
-	if later := u.Completion/info.N - 1; later > 0 {
-		m.perToken.observe(info.Decode.Seconds() / float64(later))
-	}
-}
-
-// streaming counts open streams: 1 for one more, -1 for one less.
-func (m *metrics) streaming(change int) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.streams += change
-}
-
-// disconnected counts a client that went away before its answer was complete.
-func (m *metrics) disconnected() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.disconnects++
 }
 
 // exchange counts an HTTP request.
 func (m *metrics) exchange(x *exchange) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.requests[[2]string{x.route, strconv.Itoa(x.status)}]++
-	if m.seconds[x.route] == nil {
-		m.seconds[x.route] = newDistribution(latencyBuckets)
-	}
-	m.seconds[x.route].observe(time.Since(x.arrival).Seconds())
-}
-
-// rowTotals returns the rows so far by pathway.
-func (m *metrics) rowTotals() (rows [pathway.Count]int64) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for p := range m.attention.cells {
-		for phase := range m.attention.cells[p] {
-			for reason := range m.attention.cells[p][phase] {
-				rows[p] += m.attention.cells[p][phase][reason].rows
-			}
-		}
-	}
-	return rows
+	m.requests.WithLabelValues(x.route, strconv.Itoa(x.status)).Inc()
+	m.seconds.WithLabelValues(x.route).Observe(time.Since(x.arrival).Seconds())
 }
 
 // drainTime estimates how long a full queue takes to have room again: the time
@@ -196,190 +201,6 @@ func (s *Server) drainTime() time.Duration {
 
 // handleMetrics answers GET /metrics.
 func (s *Server) handleMetrics(x *exchange) {
-	text := s.metrics.write()
-	x.Header().Set("Content-Type", expositionType)
-	x.Header().Set("Content-Length", strconv.Itoa(len(text)))
 	x.extendWriteDeadline()
-	x.WriteHeader(http.StatusOK)
-	_, _ = x.Write([]byte(text)) // an error means that the client is gone
-}
-
-// write returns all metrics as text.
-func (m *metrics) write() string {
-	w := &exposition{prefix: "latent_", common: []string{"model_name", m.s.names[0]}}
-	var e *latent.Engine
-	var stats engine.Stats
-	if attached := m.s.attached.Load(); attached != nil {
-		e = attached.engine
-		stats = e.Stats()
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.writeProcess(w, e)
-	m.writeHTTP(w, &stats)
-	m.writeLoad(w, e, &stats)
-	m.writeRequests(w)
-	m.writeSteps(w)
-	m.attention.write(w, e)
-	for _, name := range m.s.config.MetricsCompat {
-		switch name {
-		case CompatVLLM:
-			w.prefix = "vllm:"
-			m.writeLoad(w, e, &stats)
-			m.writeLatencies(w)
-		case CompatSGLang:
-			w.prefix = "sglang:"
-			writeSGLang(w, e, &stats)
-		}
-	}
-	return w.b.String()
-}
-
-func (m *metrics) writeProcess(w *exposition, e *latent.Engine) {
-	w.single("start_time_seconds", gauge, "When the server was made, in Unix time.", float64(m.s.started.UnixNano())/1e9)
-	w.family("build_info", gauge, "The build and what it runs on; always 1.")
-	labels := []string{"version", version(), "commit", commit(), "go", runtime.Version()}
-	if e != nil {
-		info := e.Device()
-		labels = append(labels, "backend", info.Kind, "device", info.Name+" "+info.Tier)
-	}
-	w.sample(1, labels...)
-	if e == nil {
-		return
-	}
-	mem := e.Memory()
-	w.family("device_memory_bytes", gauge, "How the device's memory was divided.")
-	w.sample(float64(mem.Weights), "kind", "weights")
-	w.sample(float64(mem.Workspace), "kind", "workspace")
-	w.sample(float64(mem.Cache), "kind", "cache")
-}
-
-func (m *metrics) writeHTTP(w *exposition, stats *engine.Stats) {
-	w.family("http_requests_total", counter, "HTTP requests by path and status; 499: the client went away.")
-	keys := make([][2]string, 0, len(m.requests))
-	for key := range m.requests {
-		keys = append(keys, key)
-	}
-	slices.SortFunc(keys, func(a, b [2]string) int { return slices.Compare(a[:], b[:]) })
-	for _, key := range keys {
-		w.sample(float64(m.requests[key]), "path", key[0], "code", key[1])
-	}
-	w.family("http_request_seconds", histogram, "Time from the head of a request to the end of its response.")
-	for _, path := range sortedKeys(m.seconds) {
-		w.distribution(m.seconds[path], "path", path)
-	}
-	w.single("streams_open", gauge, "Answers that are being streamed.", float64(m.streams))
-	w.single("client_disconnects_total", counter, "Clients that went away before their answer was complete.", float64(m.disconnects))
-	w.single("event_buffer_coalesced_total", counter, "Events that were merged because the reader had not taken the one before.", float64(stats.Merged))
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for key := range m {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-	return keys
-}
-
-// writeLoad writes what gateways route by. The names are the same for vLLM.
-func (m *metrics) writeLoad(w *exposition, e *latent.Engine, stats *engine.Stats) {
-	w.single("num_requests_running", gauge, "Sequences in the batch.", float64(stats.Running))
-	w.single("num_requests_waiting", gauge, "Sequences in the queue.", float64(stats.Waiting))
-	w.single("kv_cache_usage_perc", gauge, "Share of the cache's pages that running sequences hold, 0 to 1.", usedShare(stats))
-	if w.prefix == "latent_" {
-		w.family("kv_cache_pages", gauge, "Pages of the attention cache by state.")
-		w.sample(float64(stats.Cache.Used), "state", "used")
-		w.sample(float64(stats.Cache.Cached), "state", "cached")
-		w.sample(float64(stats.Cache.Free), "state", "free")
-		failed := 0.0
-		if stats.Failed != nil {
-			failed = 1
-		}
-		w.single("device_errors_total", counter, "Errors of the device; after one the engine takes no more requests.", failed)
-	}
-	if e != nil {
-		w.family("cache_config_info", gauge, "The attention cache: tokens in a page, pages, format; always 1.")
-		w.sample(1, "block_size", strconv.Itoa(pathway.PageTokens), "num_gpu_blocks", strconv.Itoa(e.Memory().Pages), "format", e.Planner().Config().Calibration.Key.Cache)
-	}
-	w.single("num_preemptions_total", counter, "Sequences that were put back in the queue to make room.", float64(stats.Preemptions))
-	w.single("prompt_tokens_total", counter, "Tokens of admitted prompts, those from the cache included.", float64(stats.PromptTokens))
-	w.single("generation_tokens_total", counter, "Generated tokens.", float64(stats.GeneratedTokens))
-	w.single("prefix_cache_queries_total", counter, "Tokens looked up in the prefix cache.", float64(stats.Cache.QueryTokens))
-	w.single("prefix_cache_hits_total", counter, "Of these, tokens found.", float64(stats.Cache.HitTokens))
-	w.family("request_success_total", counter, "Choices that ended, by reason.")
-	for _, reason := range []engine.FinishReason{engine.FinishStop, engine.FinishLength, engine.FinishAbort} {
-		w.sample(float64(stats.Finished[reason]), "finished_reason", string(reason))
-	}
-	if w.prefix == "latent_" {
-		w.family("requests_rejected_total", counter, "Requests that the engine refused, by reason.")
-		for _, reason := range sortedKeys(stats.Rejected) {
-			w.sample(float64(stats.Rejected[reason]), "reason", reason)
-		}
-	}
-}
-
-func usedShare(stats *engine.Stats) float64 {
-	if stats.Cache.Pages == 0 {
-		return 0
-	}
-	return float64(stats.Cache.Used) / float64(stats.Cache.Pages)
-}
-
-func writeSGLang(w *exposition, e *latent.Engine, stats *engine.Stats) {
-	w.single("num_running_reqs", gauge, "Sequences in the batch.", float64(stats.Running))
-	w.single("num_queue_reqs", gauge, "Sequences in the queue.", float64(stats.Waiting))
-	w.single("token_usage", gauge, "Share of the cache's pages that running sequences hold, 0 to 1.", usedShare(stats))
-	if e != nil {
-		w.family("cache_config_info", gauge, "The attention cache: tokens in a page, pages; always 1.")
-		w.sample(1, "page_size", strconv.Itoa(pathway.PageTokens), "num_pages", strconv.Itoa(e.Memory().Pages))
-	}
-}
-
-// writeLatencies writes the histograms that dashboards for vLLM show.
-func (m *metrics) writeLatencies(w *exposition) {
-	for _, h := range []struct {
-		name, help string
-		d          *distribution
-	}{
-		{"time_to_first_token_seconds", "From submission to a choice's first token.", m.firstToken},
-		{"inter_token_latency_seconds", "Between two tokens of a choice.", m.interToken},
-		{"e2e_request_latency_seconds", "From submission to the end of a request.", m.total},
-	} {
-		w.family(h.name, histogram, h.help)
-		w.distribution(h.d)
-	}
-}
-
-func (m *metrics) writeRequests(w *exposition) {
-	m.writeLatencies(w)
-	for _, h := range []struct {
-		name, help string
-		d          *distribution
-	}{
-		{"request_time_per_output_token_seconds", "Mean time between tokens in a request.", m.perToken},
-		{"request_queue_time_seconds", "From submission to admission.", m.queue},
-		{"request_prefill_time_seconds", "From admission to the first token.", m.prefill},
-		{"request_decode_time_seconds", "From the first token to the end.", m.decode},
-		{"request_prompt_tokens", "Tokens of a request's prompt.", m.promptTokens},
-		{"request_generation_tokens", "Tokens generated for a request, all choices together.", m.generated},
-		{"request_params_max_tokens", "What requests allowed to be generated.", m.maxTokens},
-		{"request_params_n", "Choices that requests asked for.", m.choices},
-	} {
-		w.family(h.name, histogram, h.help)
-		w.distribution(h.d)
-	}
-}
-
-func (m *metrics) writeSteps(w *exposition) {
-	w.family("step_seconds", histogram, "Time of a step of the engine, planning to events, by what its rows are.")
-	for kind, d := range m.steps {
-		w.distribution(d, "phase", stepNames[kind])
-	}
-	w.family("step_tokens", histogram, "Rows of a phase in a step that has any.")
-	for phase, d := range m.stepRows {
-		w.distribution(d, "phase", pathway.Phase(phase).String())
-	}
-	w.family("step_sequences", histogram, "Sequences in a step.")
-	w.distribution(m.sequences)
+	s.metrics.handler.ServeHTTP(x, x.r)
 }

@@ -1,9 +1,11 @@
 package server
 
 import (
-	"strconv"
+	"sync/atomic"
 
-	"latent"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
 	"latent/engine"
 	"latent/pathway"
 )
@@ -11,143 +13,152 @@ import (
 // phases is the number of pathway.Phase.
 const phases = int(pathway.Verify) + 1
 
-// attention counts the planner's decisions.
+// attention counts the planner's decisions, and compares the predicted with the
+// measured times. Of pathway, phase and reason those appear that have occurred.
 type attention struct {
-	layers   int // of the model; 0 until it is attached
-	cells    [pathway.Count][phases][pathway.ReasonCount]cell
-	fullRows [phases]int64 // rows that the indexer scored and selected for
-	keysOnly [phases]int64 // rows whose index keys alone were stored
-	waveKeys int           // most keys of a wave in the latest step
-	forward  float64       // seconds, measured
+	layers   atomic.Int64                // of the model; 0 until it is attached
+	waveKeys atomic.Int64                // most keys of a wave in the latest step
+	totals   [pathway.Count]atomic.Int64 // rows, for the log
 
-	plan, ratio *distribution
+	rows, segments, predicted *prometheus.CounterVec // by pathway, phase, reason
+	pairs, keys, absorbed     *prometheus.CounterVec // by pathway, phase
+	indexer                   *prometheus.CounterVec // by phase, mode
+	measured                  *prometheus.CounterVec // by kind
+	plan, ratio               prometheus.Histogram
 }
 
-// cell counts the segments of one pathway, phase and reason.
+// Modes of the indexer, for a row.
+const (
+	modeFull     = "full"      // scored and selected
+	modeKeysOnly = "keys_only" // its index key was stored, no more
+)
+
+// Kinds of measured work, as model.Times has them.
+const (
+	kindSelect   = "select"
+	kindExpanded = "expanded"
+	kindAbsorbed = "absorbed"
+)
+
+func newAttention(f promauto.Factory) *attention {
+	counters := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return f.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	}
+	a := &attention{
+		rows:     counters("attention_rows_total", "Query rows.", "pathway", "phase", "reason"),
+		segments: counters("attention_segments_total", "Runs of rows that were decided as one.", "pathway", "phase", "reason"),
+		predicted: counters("attention_predicted_seconds_total",
+			"Predicted time of attention in all layers, the pathways' overhead shared out by predicted cost.", "pathway", "phase", "reason"),
+		pairs:    counters("attention_pairs_total", "Query-key pairs that attention computed in a layer.", "pathway", "phase"),
+		keys:     counters("attention_expanded_keys_total", "Keys that were expanded from latents in a layer.", "pathway", "phase"),
+		absorbed: counters("attention_absorbed_rows_total", "Rows computed in the latent space.", "pathway", "phase"),
+		indexer: counters("attention_indexer_rows_total",
+			"Rows for which the indexer scored and selected (full), or stored its keys alone (keys_only).", "phase", "mode"),
+		measured: counters("attention_seconds_total", "Measured time of attention in all layers, without projections and cache writes: "+
+			"the indexer's queries, scores and selection (select), expansion, MHA and merging (expanded), absorption and MLA (absorbed). "+
+			"Not by phase: a step computes the rows of all phases together.", "kind"),
+		plan: f.NewHistogram(prometheus.HistogramOpts{
+			Name: "attention_plan_seconds", Help: "Time that the planner took for a step.", Buckets: planBuckets,
+		}),
+		ratio: f.NewHistogram(prometheus.HistogramOpts{
+			Name: "attention_prediction_ratio", Buckets: ratioBuckets,
+			Help: "Measured over predicted time of a step's attention in all layers; far from 1: the calibration does not fit the machine or its load.",
+		}),
+	}
+	for phase := range phases {
+		for _, mode := range []string{modeFull, modeKeysOnly} {
+			a.indexer.WithLabelValues(pathway.Phase(phase).String(), mode)
+		}
+	}
+	for _, kind := range []string{kindSelect, kindExpanded, kindAbsorbed} {
+		a.measured.WithLabelValues(kind)
+	}
+	return a
+}
+
+// cell sums the segments of one pathway, phase and reason in a step.
 type cell struct {
-	segments, rows, pairs, keys int64
-	predicted                   float64 // microseconds in one layer, with its share of the overhead
-	forward                     float64 // seconds: its share of the measured forward passes
+	segments, rows, keys int
+	pairs                int64
+	cost                 float64 // microseconds in one layer
 }
 
-// step counts a step. The engine measures the forward pass as a whole, so its
-// time is shared out among the segments in proportion to their predicted costs,
-// as is the pathways' overhead.
+// step counts a step. Series are looked up once for each cell, not for each of
+// its segments, which may be hundreds.
 func (a *attention) step(info *engine.StepInfo) {
 	plan := info.Plan
+	var cells [pathway.Count][phases][pathway.ReasonCount]cell
 	cost := 0.0
 	for i := range plan.Segments {
-		cost += plan.Segments[i].Cost
-	}
-	rows := info.Rows[0] + info.Rows[1] + info.Rows[2]
-	for i := range plan.Segments {
 		seg := &plan.Segments[i]
-		phase := info.Extents[seg.Extent].Phase
-		share := float64(seg.Rows()) / float64(rows)
-		if cost > 0 {
-			share = seg.Cost / cost
-		}
-		c := &a.cells[seg.Pathway][phase][seg.Reason]
+		c := &cells[seg.Pathway][info.Extents[seg.Extent].Phase][seg.Reason]
 		c.segments++
-		c.rows += int64(seg.Rows())
+		c.rows += seg.Rows()
+		c.keys += seg.Keys
 		c.pairs += seg.Pairs
-		c.keys += int64(seg.Keys)
-		c.predicted += share * plan.Predicted
-		c.forward += share * info.Forward.Seconds()
-		if seg.Pathway.Selects() {
-			a.fullRows[phase] += int64(seg.Rows())
-		} else {
-			a.keysOnly[phase] += int64(seg.Rows())
-		}
+		c.cost += seg.Cost
+		cost += seg.Cost
 	}
-	a.waveKeys = 0
-	for i := range plan.Waves {
-		a.waveKeys = max(a.waveKeys, plan.Waves[i].Keys)
-	}
-	a.forward += info.Forward.Seconds()
-	a.plan.observe(info.Planning.Seconds())
-	if plan.Predicted > 0 && a.layers > 0 {
-		a.ratio.observe(info.Forward.Seconds() / (plan.Predicted * 1e-6 * float64(a.layers)))
-	}
-}
-
-// write writes the counters. Of pathway, phase and reason those appear that have
-// occurred.
-func (a *attention) write(w *exposition, e *latent.Engine) {
-	for _, f := range []struct {
-		name, help string
-		value      func(*cell) float64
-	}{
-		{"attention_rows_total", "Query rows.", func(c *cell) float64 { return float64(c.rows) }},
-		{"attention_segments_total", "Runs of rows that were decided as one.", func(c *cell) float64 { return float64(c.segments) }},
-		{"attention_predicted_seconds_total", "Predicted time of attention in all layers, the pathways' overhead shared out by predicted cost.",
-			func(c *cell) float64 { return c.predicted * 1e-6 * float64(a.layers) }},
-		{"attention_forward_seconds_total", "Measured time of whole forward passes (attention and everything else), shared out among " +
-			"the segments of a step by predicted attention cost: an attribution, not a measurement of attention.",
-			func(c *cell) float64 { return c.forward }},
-	} {
-		w.family(f.name, counter, f.help)
-		for p := range a.cells {
-			for phase := range a.cells[p] {
-				for reason := range a.cells[p][phase] {
-					if c := &a.cells[p][phase][reason]; c.segments > 0 {
-						w.sample(f.value(c), "pathway", pathway.Pathway(p).String(), "phase", pathway.Phase(phase).String(),
-							"reason", pathway.Reason(reason).String())
+	// Both times are counted once the number of layers is known, so that they
+	// can be compared.
+	layers := float64(a.layers.Load())
+	predicted := plan.Predicted * 1e-6 * layers
+	for p := range cells {
+		for phase := range cells[p] {
+			for reason := range cells[p][phase] {
+				if c := &cells[p][phase][reason]; c.segments > 0 {
+					share := float64(c.rows) / float64(info.Rows[0]+info.Rows[1]+info.Rows[2])
+					if cost > 0 {
+						share = c.cost / cost
 					}
+					a.count(pathway.Pathway(p), pathway.Phase(phase), pathway.Reason(reason), c, share*predicted)
 				}
 			}
 		}
 	}
-	for _, f := range []struct {
-		name, help string
-		value      func(pathway.Pathway, *cell) int64
-	}{
-		{"attention_pairs_total", "Query-key pairs that attention computed in a layer.", func(_ pathway.Pathway, c *cell) int64 { return c.pairs }},
-		{"attention_expanded_keys_total", "Keys that were expanded from latents in a layer.", func(_ pathway.Pathway, c *cell) int64 { return c.keys }},
-		{"attention_absorbed_rows_total", "Rows computed in the latent space.", func(p pathway.Pathway, c *cell) int64 {
-			if p.Expanded() {
-				return 0
-			}
-			return c.rows
-		}},
-	} {
-		w.family(f.name, counter, f.help)
-		for p := range a.cells {
-			for phase := range a.cells[p] {
-				var sum, segments int64
-				for reason := range a.cells[p][phase] {
-					c := &a.cells[p][phase][reason]
-					sum += f.value(pathway.Pathway(p), c)
-					segments += c.segments
-				}
-				if segments > 0 {
-					w.sample(float64(sum), "pathway", pathway.Pathway(p).String(), "phase", pathway.Phase(phase).String())
-				}
-			}
-		}
+	most := 0
+	for i := range plan.Waves {
+		most = max(most, plan.Waves[i].Keys)
 	}
-	w.family("attention_indexer_rows_total", counter, "Rows for which the indexer scored and selected (full), or stored its keys alone (keys_only).")
-	for phase := range phases {
-		w.sample(float64(a.fullRows[phase]), "phase", pathway.Phase(phase).String(), "mode", "full")
-		w.sample(float64(a.keysOnly[phase]), "phase", pathway.Phase(phase).String(), "mode", "keys_only")
+	a.waveKeys.Store(int64(most))
+	a.plan.Observe(info.Planning.Seconds())
+	if layers > 0 {
+		a.measured.WithLabelValues(kindSelect).Add(info.Attention.Select.Seconds())
+		a.measured.WithLabelValues(kindExpanded).Add(info.Attention.Expanded.Seconds())
+		a.measured.WithLabelValues(kindAbsorbed).Add(info.Attention.Absorbed.Seconds())
 	}
-	w.single("forward_seconds_total", counter, "Measured time of forward passes.", a.forward)
-	w.family("attention_plan_seconds", histogram, "Time that the planner took for a step.")
-	w.distribution(a.plan)
-	w.family("attention_prediction_ratio", histogram, "Measured time of a step's whole forward pass over the predicted time of its attention. "+
-		"A forward pass does more than attention, so it is above 1 for small models; a change for the same load means a wrong calibration.")
-	w.distribution(a.ratio)
-	if e != nil {
-		a.writeInfo(w, e)
+	if predicted > 0 {
+		a.ratio.Observe(info.Attention.Total().Seconds() / predicted)
 	}
 }
 
-func (a *attention) writeInfo(w *exposition, e *latent.Engine) {
-	c := e.Planner().Config()
-	w.family("attention_workspace_bytes", gauge, "Expanded keys and values: the bound, and what the largest wave of the latest step took.")
-	w.sample(float64(int64(a.waveKeys)*c.KVBytesPerKey), "kind", "used")
-	w.sample(float64(c.WorkspaceBytes), "kind", "limit")
-	w.family("attention_policy_info", gauge, "The policy in force; always 1.")
-	w.sample(1, "policy", c.Policy.String(), "calibration", c.Calibration.Source, "threshold", strconv.Itoa(c.Threshold),
-		"deterministic", strconv.FormatBool(c.Deterministic), "approximate", strconv.FormatBool(c.AllowApproximate))
+// count counts a cell, which was predicted to take so many seconds.
+func (a *attention) count(p pathway.Pathway, phase pathway.Phase, reason pathway.Reason, c *cell, predicted float64) {
+	rows := float64(c.rows)
+	a.totals[p].Add(int64(c.rows))
+	labels := []string{p.String(), phase.String(), reason.String()}
+	a.rows.WithLabelValues(labels...).Add(rows)
+	a.segments.WithLabelValues(labels...).Add(float64(c.segments))
+	a.predicted.WithLabelValues(labels...).Add(predicted)
+	labels = labels[:2]
+	a.pairs.WithLabelValues(labels...).Add(float64(c.pairs))
+	a.keys.WithLabelValues(labels...).Add(float64(c.keys))
+	latentRows := rows
+	if p.Expanded() {
+		latentRows = 0
+	}
+	a.absorbed.WithLabelValues(labels...).Add(latentRows)
+	mode := modeKeysOnly
+	if p.Selects() {
+		mode = modeFull
+	}
+	a.indexer.WithLabelValues(phase.String(), mode).Add(rows)
+}
+
+// rowTotals returns the rows so far by pathway.
+func (a *attention) rowTotals() (rows [pathway.Count]int64) {
+	for p := range rows {
+		rows[p] = a.totals[p].Load()
+	}
+	return rows
 }

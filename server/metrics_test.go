@@ -2,108 +2,74 @@ package server
 
 import (
 	"fmt"
+	"math"
 	"net/http"
-	"regexp"
+	"net/http/httptest"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	promodel "github.com/prometheus/common/model"
+
 	"latent"
+	"latent/engine"
+	"latent/model"
+	"latent/pathway"
 )
 
-// scraped holds series by name and labels, without model_name.
+// scraped holds series by name and labels, without model_name. A histogram has
+// those of its sum and count.
 type scraped map[string]float64
 
-var (
-	sampleLine = regexp.MustCompile(`^([a-zA-Z_:][a-zA-Z0-9_:]*)\{((?:[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\]|\\.)*",?)*)\} (\S+)$`)
-	metaLine   = regexp.MustCompile(`^# (HELP|TYPE) (\S+) (.+)$`)
-)
-
-// scrape reads the text format, checking it on the way.
+// scrape reads the text format as Prometheus does, checking names, kinds and
+// helps by its conventions; names of other engines have a colon.
 func scrape(t *testing.T, text string) scraped {
 	t.Helper()
+	parser := expfmt.NewTextParser(promodel.LegacyValidation)
+	families, err := parser.TextToMetricFamilies(strings.NewReader(text))
+	if err != nil {
+		t.Fatalf("%v in %s", err, text)
+	}
+	problems, err := promlint.New(strings.NewReader(text)).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		if !strings.Contains(p.Metric, ":") {
+			t.Errorf("%s: %s", p.Metric, p.Text)
+		}
+	}
 	out := scraped{}
-	kinds := map[string]string{}
-	family := ""
-	for line := range strings.Lines(text) {
-		line = strings.TrimSuffix(line, "\n")
-		if m := metaLine.FindStringSubmatch(line); m != nil {
-			if m[1] == "HELP" {
-				if _, twice := kinds[m[2]]; twice {
-					t.Errorf("family %s comes twice", m[2])
+	for name, family := range families {
+		for _, metric := range family.Metric {
+			labels := ""
+			named := false
+			for _, l := range metric.Label {
+				if l.GetName() == "model_name" {
+					named = l.GetValue() == "demo"
+					continue
 				}
-				family = m[2]
-			} else if kinds[m[2]] = m[3]; m[2] != family {
-				t.Errorf("TYPE of %s behind HELP of %s", m[2], family)
+				labels += fmt.Sprintf("%s=%q,", l.GetName(), l.GetValue())
 			}
-			continue
+			if !named {
+				t.Errorf("%s: no model_name: %v", name, metric)
+			}
+			labels = "{" + strings.TrimSuffix(labels, ",") + "}"
+			switch h := metric.Histogram; family.GetType() {
+			case dto.MetricType_HISTOGRAM:
+				out[name+"_sum"+labels], out[name+"_count"+labels] = h.GetSampleSum(), float64(h.GetSampleCount())
+			case dto.MetricType_COUNTER:
+				out[name+labels] = metric.Counter.GetValue()
+			default:
+				out[name+labels] = metric.Gauge.GetValue()
+			}
 		}
-		m := sampleLine.FindStringSubmatch(line)
-		if m == nil {
-			t.Fatalf("not a sample: %s", line)
-		}
-		name := m[1]
-		if kinds[family] == "histogram" {
-			name = regexp.MustCompile(`_(bucket|sum|count)$`).ReplaceAllString(name, "")
-		}
-		if name != family {
-			t.Errorf("sample of %s among %s", m[1], family)
-		}
-		if kind := kinds[family]; (kind == "counter") != strings.HasSuffix(family, "_total") {
-			t.Errorf("%s is a %s", family, kind)
-		}
-		labels, found := strings.CutPrefix(m[2], `model_name="demo"`)
-		if !found {
-			t.Errorf("no model_name: %s", line)
-		}
-		key := m[1] + "{" + strings.TrimPrefix(labels, ",") + "}"
-		value, err := strconv.ParseFloat(m[3], 64)
-		if err != nil {
-			t.Errorf("%v in %s", err, line)
-		}
-		if _, twice := out[key]; twice {
-			t.Errorf("series %s comes twice", key)
-		}
-		out[key] = value
 	}
-	out.checkHistograms(t)
 	return out
-}
-
-// checkHistograms: buckets rise, and the last is the count.
-func (s scraped) checkHistograms(t *testing.T) {
-	t.Helper()
-	bound := regexp.MustCompile(`,?le="([^"]*)"`)
-	type bucket struct{ le, n float64 }
-	series := map[string][]bucket{}
-	for key, n := range s {
-		if name, labels, _ := strings.Cut(key, "{"); strings.HasSuffix(name, "_bucket") {
-			le, err := strconv.ParseFloat(bound.FindStringSubmatch(labels)[1], 64)
-			if err != nil {
-				t.Error(err)
-			}
-			base := strings.TrimSuffix(name, "_bucket") + "_count{" + bound.ReplaceAllString(labels, "")
-			series[base] = append(series[base], bucket{le, n})
-		}
-	}
-	for key, buckets := range series {
-		slices.SortFunc(buckets, func(a, b bucket) int {
-			if a.le < b.le {
-				return -1
-			}
-			return 1
-		})
-		for i := 1; i < len(buckets); i++ {
-			if buckets[i].n < buckets[i-1].n {
-				t.Errorf("%s: bucket %v has %v, the one before %v", key, buckets[i].le, buckets[i].n, buckets[i-1].n)
-			}
-		}
-		if last := buckets[len(buckets)-1]; last.n != s[key] {
-			t.Errorf("%s: %v, the last bucket has %v", key, s[key], last.n)
-		}
-	}
 }
 
 // sum adds the series of a family that have all the given labels.
@@ -149,7 +115,7 @@ func TestMetrics(t *testing.T) {
 		t.Error("nothing came from the cache")
 	}
 	status, header, text := f.do(t, "GET", "/metrics", "")
-	if status != http.StatusOK || header.Get("Content-Type") != expositionType {
+	if status != http.StatusOK || !strings.HasPrefix(header.Get("Content-Type"), "text/plain; version=0.0.4; charset=utf-8") {
 		t.Errorf("%d %v", status, header)
 	}
 	s := scrape(t, text)
@@ -181,11 +147,67 @@ func TestMetrics(t *testing.T) {
 	if got := s.sum("latent_attention_indexer_rows_total", `mode="full"`); got == 0 || got != s.sum("latent_attention_rows_total", "-masked")+s.sum("latent_attention_rows_total", "-sparse") {
 		t.Errorf("%v indexer rows", got)
 	}
-	if whole, shared := s.sum("latent_forward_seconds_total"), s.sum("latent_attention_forward_seconds_total"); whole <= 0 || shared < 0.999*whole || shared > 1.001*whole {
-		t.Errorf("of %v s forward, %v were attributed", whole, shared)
+	if whole, part := s.sum("latent_forward_seconds_total"), s.sum("latent_attention_seconds_total"); part <= 0 || part >= whole {
+		t.Errorf("%v s of attention in %v s of forward passes", part, whole)
 	}
-	if s.sum("latent_attention_predicted_seconds_total") <= 0 || s.sum("latent_attention_pairs_total") <= 0 || s.sum("latent_attention_plan_seconds_count") != s.sum("latent_step_seconds_count") {
-		t.Error("no predictions, no pairs, or not one plan a step")
+	for _, kind := range []string{"select", "expanded", "absorbed"} {
+		if s.sum("latent_attention_seconds_total", fmt.Sprintf("kind=%q", kind)) <= 0 {
+			t.Errorf("attention of kind %s took no time", kind)
+		}
+	}
+	if steps := s.sum("latent_step_seconds_count"); s.sum("latent_attention_plan_seconds_count") != steps || s.sum("latent_attention_prediction_ratio_count") != steps {
+		t.Error("not one plan and one comparison a step")
+	}
+	if s.sum("latent_attention_predicted_seconds_total") <= 0 || s.sum("latent_attention_pairs_total") <= 0 {
+		t.Error("no predictions, or no pairs")
+	}
+}
+
+// TestPredictionRatio compares the times of made-up steps with what they must
+// come to.
+func TestPredictionRatio(t *testing.T) {
+	f := start(t, Config{}, exact(), nil)
+	layers := float64(f.engine.Config().Layers)
+	for _, predicted := range []float64{100, 400} { // microseconds a layer, 20 of them overhead
+		f.Observer().Step(&engine.StepInfo{
+			Forward: 20 * time.Millisecond, Attention: model.Times{Select: time.Millisecond, Expanded: 2 * time.Millisecond, Absorbed: 5 * time.Millisecond},
+			Extents: []pathway.Extent{{New: 30, Phase: pathway.Prefill}, {Prefix: 9, New: 1, Phase: pathway.Decode}},
+			Plan: &pathway.Plan{Predicted: predicted, Segments: []pathway.Segment{
+				{Extent: 0, To: 30, Pathway: pathway.MHA, Reason: pathway.ReasonCheapest, Cost: 0.75 * (predicted - 20)},
+				{Extent: 1, To: 1, Pathway: pathway.MLA, Reason: pathway.ReasonDecode, Cost: 0.25 * (predicted - 20)},
+			}},
+			Rows: [3]int{30, 1, 0},
+		})
+	}
+	_, _, text := f.do(t, "GET", "/metrics", "")
+	s := scrape(t, text)
+	for key, want := range map[string]float64{
+		`latent_attention_seconds_total{kind="select"}`:                                             0.002,
+		`latent_attention_seconds_total{kind="expanded"}`:                                           0.004,
+		`latent_attention_seconds_total{kind="absorbed"}`:                                           0.010,
+		`latent_attention_predicted_seconds_total{pathway="mha",phase="prefill",reason="cheapest"}`: 0.75 * 500e-6 * layers,
+		`latent_attention_predicted_seconds_total{pathway="mla",phase="decode",reason="decode"}`:    0.25 * 500e-6 * layers,
+		`latent_attention_prediction_ratio_sum{}`:                                                   (80 + 20) / layers,
+		`latent_attention_prediction_ratio_count{}`:                                                 2,
+		`latent_forward_seconds_total{}`:                                                            0.040,
+	} {
+		if got, found := s[key]; !found || math.Abs(got-want) > 1e-9 {
+			t.Errorf("%s is %v, want %v", key, got, want)
+		}
+	}
+}
+
+// TestMetricsWhileLoading: a name that is no UTF-8 and an engine that is still
+// to come leave the metrics readable.
+func TestMetricsWhileLoading(t *testing.T) {
+	s, err := New(Config{Names: []string{"d\xffmo"}, MetricsCompat: []string{CompatVLLM, CompatVLLM, CompatSGLang}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	if text := w.Body.String(); w.Code != http.StatusOK || !strings.Contains(text, "vllm:num_requests_running{model_name=\"d\ufffdmo\"} 0\n") {
+		t.Errorf("%d %s", w.Code, text)
 	}
 }
 

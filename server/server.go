@@ -139,7 +139,7 @@ func (s *Server) Observer() engine.Observer { return s.metrics }
 
 // Attach gives the server its engine, once: from now on it is ready.
 func (s *Server) Attach(e *latent.Engine) {
-	s.metrics.modelIs(e)
+	s.metrics.attention.layers.Store(int64(e.Config().Layers))
 	s.attached.Store(&attachment{engine: e, fingerprint: fingerprint(e)})
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -16,8 +16,8 @@ const writeTimeout = 30 * time.Second
 // own status. While a slow client blocks a write, the engine goes on and merges
 // what is new into one event.
 func (a *answer) streamed() {
-	a.s.metrics.streaming(1)
-	defer a.s.metrics.streaming(-1)
+	a.s.metrics.streams.Inc()
+	defer a.s.metrics.streams.Dec()
 	w := &eventWriter{x: a.x}
 	defer w.release()
 	for c, d := range a.deltas() {
