@@ -127,7 +127,7 @@ func NewPlanner(opts Options, m Machine) (*pathway.Planner, string, error) {
 	} else if costs, source, err = findCalibration(opts.Calibration, key, info); err != nil {
 		return nil, "", err
 	}
-	kvBytes := int64(4 * (g.Heads*(g.Nope+g.Value) + g.Rope))
+	kvBytes := cpu.KVBytesPerKey(g.Heads, g.Nope, g.Rope, g.Value)
 	workspace := opts.MHAWorkspaceBytes
 	if workspace == 0 {
 		workspace = model.DefaultExpandBytes

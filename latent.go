@@ -297,6 +297,9 @@ func (e *Loaded) Sampling() sample.Params {
 	if !g.Sample {
 		p.Temperature = 0
 	}
+	// A file may ask for more than a request may.
+	p.Temperature = min(p.Temperature, sample.MaxTemperature)
+	p.RepetitionPenalty = min(p.RepetitionPenalty, sample.MaxPenalty)
 	return e.limitVocabulary(p)
 }
 

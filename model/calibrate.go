@@ -325,8 +325,8 @@ func (c *calibrator) selections(k calibrationCase) (masked, sparse device.Select
 	if err != nil {
 		return nil, nil, err
 	}
-	for form, op := range map[device.SelectionForm]pathway.Operation{
-		device.SelectMask: pathway.OpSelectMask, device.SelectIndices: pathway.OpSelectIndices} {
+	for form, op := range []pathway.Operation{device.SelectIndices: pathway.OpSelectIndices, device.SelectMask: pathway.OpSelectMask} {
+		form := device.SelectionForm(form)
 		sel, err := dev.NewSelection(form, tokens, k.context(), ix.TopK)
 		if err != nil {
 			return nil, nil, err

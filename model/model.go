@@ -122,7 +122,8 @@ func (m *Model) KVBytesPerKey() int64 {
 // Geometry returns the numbers of the model that the planner's costs depend on.
 func (m *Model) Geometry() pathway.Geometry { return Geometry(m.cfg, m.opts.CacheFormat) }
 
-// Close frees what the model holds on the device. The device stays open.
+// Close frees the cache and the workspace. The weights go with the device, which
+// stays open.
 func (m *Model) Close() {
 	if m.cache != nil {
 		m.cache.Free()

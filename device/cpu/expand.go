@@ -22,8 +22,14 @@ type expansion struct {
 
 // tileFloats returns the floats of one tile.
 func (w *kvb) tileFloats(rope int) int {
-	dv := (w.value + kern.N - 1) / kern.N * kern.N
-	return kern.N * (rope + len(w.k)*(w.nope+dv))
+	return kern.N * int(KVBytesPerKey(len(w.k), w.nope, rope, w.value)) / 4
+}
+
+// KVBytesPerKey returns the bytes that an expanded key takes in a model with
+// these head sizes: what KVBytes says for many keys, without weights.
+func KVBytesPerKey(heads, nope, rope, value int) int64 {
+	dv := (value + kern.N - 1) / kern.N * kern.N
+	return 4 * int64(rope+heads*(nope+dv))
 }
 
 // KVBytes implements device.Device.

@@ -3,6 +3,7 @@ package cpu
 import (
 	"bytes"
 	"os"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,7 +31,8 @@ func unmapMemory(data []byte) {
 	}
 }
 
-// machine returns the processor's name and the bytes of memory.
+// machine returns the processor's name and the bytes of memory: the machine's,
+// or what the control group of the process may use if that is less.
 func machine() (name string, memory int64) {
 	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
 		for line := range bytes.Lines(b) {
@@ -43,6 +45,17 @@ func machine() (name string, memory int64) {
 	var info unix.Sysinfo_t
 	if unix.Sysinfo(&info) == nil {
 		memory = int64(uint64(info.Totalram) * uint64(info.Unit))
+	}
+	// In a container the root of the hierarchy is its own group. Version 2 has
+	// "max" where there is no limit, version 1 a number beyond all memory.
+	for _, file := range []string{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"} {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		if limit, err := strconv.ParseInt(string(bytes.TrimSpace(b)), 10, 64); err == nil && limit > 0 {
+			memory = min(memory, limit)
+		}
 	}
 	return name, memory
 }
