@@ -14,9 +14,11 @@
 // loading, and outlives the engine's last request when it drains (state.go,
 // serve.go). Its metrics are a registry of its own of the Prometheus client:
 // what happens is counted when it does (metrics.go, metrics_attention.go), what
-// the engine counts is read when asked for (metrics_read.go). The rule for fields is: what changes a result is honoured or
-// refused, what does not is accepted, what is unknown is ignored and listed in
-// the header X-Latent-Ignored.
+// the engine counts is read when asked for (metrics_read.go).
+//
+// The rule for fields is: what changes a result is honoured or refused, what
+// does not is accepted, what is unknown is ignored and listed in the header
+// X-Latent-Ignored.
 //
 // The package computes nothing: tokens, text, sampling and attention are the
 // engine's, reached through package latent. It imports latent, engine, chat,

@@ -62,7 +62,7 @@ func newAttention(f promauto.Factory) *attention {
 		}),
 		ratio: f.NewHistogram(prometheus.HistogramOpts{
 			Name: "attention_prediction_ratio", Buckets: ratioBuckets,
-			Help: "Measured over predicted time of a step's attention in all layers; far from 1: the calibration does not fit the machine or its load.",
+			Help: "Measured over predicted time of a step's attention in all layers; far from 1: the machine is busy otherwise, or the calibration does not fit it.",
 		}),
 	}
 	for phase := range phases {
