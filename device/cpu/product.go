@@ -60,10 +60,12 @@ func (d *Device) tile(rows int, w *packed, products int) tiling {
 	t := tiling{rows: rows, out: w.out}
 	panels, threads := w.panels(), d.team.size()
 	if rows <= w.few() {
-		// Bound by reading w: four items a thread, of 32 KiB or more.
+		// Bound by reading w: all products together have eight items a thread,
+		// of 32 KiB or more.
+		want := (8*threads + products - 1) / products
 		size := int(w.bytes()) / panels
 		t.rowBlock = max(1, rows)
-		t.panelBlock = (max(1, (32<<10)/size, (panels+4*threads-1)/(4*threads)) + 1) &^ 1
+		t.panelBlock = (max(1, (32<<10)/size, (panels+want-1)/want) + 1) &^ 1
 	} else {
 		// Bound by arithmetic: unpacking pays with many rows, packing the
 		// activations with many panels. All products together have four items a
