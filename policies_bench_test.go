@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,9 +26,16 @@ import (
 // configs/bench-0.85b.json with dummy weights, and a calibration measured in
 // the same process.
 
+// attentionTime sums the time that steps spend on attention.
+type attentionTime struct{ sum atomic.Int64 }
+
+func (a *attentionTime) Step(s *engine.StepInfo)     { a.sum.Add(int64(s.Attention.Total())) }
+func (a *attentionTime) Request(*engine.RequestInfo) {}
+
 // benchModel opens the benchmark model.
-func benchModel(b *testing.B) *latent.Engine {
+func benchModel(b *testing.B) (*latent.Engine, *attentionTime) {
 	b.Helper()
+	attention := new(attentionTime)
 	opts := latent.Options{Model: "configs/bench-0.85b.json", LoadFormat: "dummy", MaxContext: 16384, MaxTotalTokens: 65536}
 	ctx := context.Background()
 	l, err := latent.Load(ctx, opts)
@@ -44,7 +52,7 @@ func benchModel(b *testing.B) *latent.Engine {
 	if err := l.Close(); err != nil {
 		b.Fatal(err)
 	}
-	opts.Calibration = b.TempDir() + "/calibration.json"
+	opts.Calibration, opts.Observer = b.TempDir()+"/calibration.json", attention
 	if err := costs.Save(opts.Calibration); err != nil {
 		b.Fatal(err)
 	}
@@ -53,7 +61,7 @@ func benchModel(b *testing.B) *latent.Engine {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { e.Close() })
-	return e
+	return e, attention
 }
 
 // load is a set of requests that arrive at once.
@@ -118,11 +126,12 @@ var comparedPolicies = []pathway.Policy{pathway.PolicyAdaptive, pathway.PolicyTh
 // mixed batches under each policy. It reports medians in milliseconds, the
 // median over rounds of the other policies' times over the adaptive one's
 // (above 1: adaptive is faster), and the regret: the adaptive time over that of
-// the best fixed policy.
+// the best fixed policy. Attention is the part of the time that the plan is
+// about: selection, expansion, absorption and cores, of all layers and steps.
 func BenchmarkPolicies(b *testing.B) {
-	e := benchModel(b)
+	e, attention := benchModel(b)
 	loads := map[string]load{
-		"mixed": {prompts: []int{64, 1024, 200, 3000, 128, 400, 96, 700}, decodes: 8},
+		"mixed": {prompts: []int{64, 900, 128, 2048, 256, 96, 512, 300, 700, 200, 400}, decodes: 8},
 	}
 	names := []string{}
 	for _, n := range []int{128, 256, 512, 2048, 8192} {
@@ -138,11 +147,14 @@ func BenchmarkPolicies(b *testing.B) {
 			l.run(b, e, r, pathway.PolicyAdaptive) // warm
 			times := map[pathway.Policy][]float64{}
 			first := map[pathway.Policy][]float64{}
+			inAttention := map[pathway.Policy][]float64{}
 			b.ResetTimer()
 			for round := range b.N {
 				for i := range comparedPolicies {
 					p := comparedPolicies[(i+round)%len(comparedPolicies)]
+					before := attention.sum.Load()
 					ttft, all := l.run(b, e, r, p)
+					inAttention[p] = append(inAttention[p], float64(attention.sum.Load()-before)/1e6)
 					first[p] = append(first[p], ttft.Seconds()*1e3)
 					times[p] = append(times[p], all.Seconds()*1e3)
 				}
@@ -152,6 +164,7 @@ func BenchmarkPolicies(b *testing.B) {
 			best := 0.0
 			for _, p := range comparedPolicies {
 				b.ReportMetric(median(first[p]), p.String()+"-ttft-ms")
+				b.ReportMetric(median(inAttention[p]), p.String()+"-attention-ms")
 				if len(l.prompts) > 1 {
 					b.ReportMetric(median(times[p]), p.String()+"-all-ms")
 				}
@@ -172,7 +185,7 @@ func BenchmarkPolicies(b *testing.B) {
 // BenchmarkThroughput measures prefill at 512 tokens and decode behind short
 // and long contexts, in tokens a second, of one sequence.
 func BenchmarkThroughput(b *testing.B) {
-	e := benchModel(b)
+	e, _ := benchModel(b)
 	r := rand.New(rand.NewPCG(2, 2))
 	b.Run("prefill=512", func(b *testing.B) {
 		var rate []float64
