@@ -7,7 +7,7 @@
 //	avx2         AVX2, FMA, F16C, BMI
 //	generic      Go, every platform
 //
-// [Select] returns the best tier the machine runs, or a named one; the
+// [Select] returns the tier that a machine takes by itself, or a named one; the
 // environment variable LATENT_CPU_TIER names one for tests. The assembly is
 // written by the generator in gen (a module of its own, so that the engine does
 // not depend on avo); `go generate` repeats it.

@@ -9,8 +9,8 @@ import (
 // TierEnv is the environment variable that forces a tier.
 const TierEnv = "LATENT_CPU_TIER"
 
-// Available returns the names of the tiers that run on this machine, the best
-// first.
+// Available returns the names of the tiers that run on this machine, the one
+// that is taken by itself first.
 func Available() []string {
 	var names []string
 	for _, t := range tiers() {
@@ -20,7 +20,7 @@ func Available() []string {
 }
 
 // Select returns the tier called name. An empty name means the one that
-// LATENT_CPU_TIER names, or the best that the machine runs.
+// LATENT_CPU_TIER names, or the first of Available.
 func Select(name string) (*Kernels, error) {
 	from := "kern: tier"
 	if name == "" {
