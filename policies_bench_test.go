@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -223,11 +222,4 @@ func median(v []float64) float64 {
 		return s[len(s)/2]
 	}
 	return (s[len(s)/2-1] + s[len(s)/2]) / 2
-}
-
-// TestBenchmarkModelExists keeps the benchmarks' configuration in place.
-func TestBenchmarkModelExists(t *testing.T) {
-	if _, err := os.Stat("configs/bench-0.85b.json"); err != nil {
-		t.Fatal(err)
-	}
 }

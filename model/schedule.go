@@ -140,7 +140,8 @@ func (s *schedule) addAbsorb(run device.Run, limit int) {
 	}
 }
 
-// addWave intersects the wave's chunks with the MHA-family segments.
+// addWave intersects the wave's chunks with the MHA-family segments. Rows of
+// masked segments are numbered in order of segments, as addScore numbers them.
 func (s *schedule) addWave(b *Batch, w *pathway.Wave) {
 	out := wave{keys: w.Keys}
 	maskRow := 0
