@@ -45,7 +45,7 @@ func runBad(t *testing.T, d *datadriven.TestData) error {
 		return s
 	}
 	configFile := func() map[string]any {
-		path := filepath.Join("testdata", "configs", arg("released")+".json")
+		path := releasedPath(arg("released"))
 		if name := arg("golden"); name != "" {
 			path = filepath.Join(goldenDir, name, "config.json")
 		}

@@ -25,6 +25,16 @@ func readConfig(t testing.TB, path string, overrides ...[]byte) *Config {
 	return c
 }
 
+// releasedPath finds the configuration of a released model: published ones are
+// in configs of the repository, for dummy weights; others are for tests only.
+func releasedPath(name string) string {
+	path := filepath.Join("..", "configs", name+".json")
+	if _, err := os.Stat(path); err == nil {
+		return path
+	}
+	return filepath.Join("testdata", "configs", name+".json")
+}
+
 // TestReleasedConfigs checks configurations of released models, in the original
 // spelling, against published sizes: parameters in billions and bytes of
 // attention cache a token.
@@ -46,7 +56,7 @@ func TestReleasedConfigs(t *testing.T) {
 		{"glm-5.2", 743.4, 40.3, 10, 89856, 51168, 2772, 0.0625},
 	} {
 		t.Run(x.name, func(t *testing.T) {
-			c := readConfig(t, filepath.Join("testdata", "configs", x.name+".json"))
+			c := readConfig(t, releasedPath(x.name))
 			p := c.Parameters()
 			for _, n := range []struct {
 				what string
@@ -69,7 +79,7 @@ func TestReleasedConfigs(t *testing.T) {
 
 // TestFamilies reads the keys that differ between families.
 func TestFamilies(t *testing.T) {
-	read := func(name string) *Config { return readConfig(t, filepath.Join("testdata", "configs", name+".json")) }
+	read := func(name string) *Config { return readConfig(t, releasedPath(name)) }
 	v3Router := RouterConfig{Bias: true, Groups: 8, KeepGroups: 4, Choose: 8, Normalize: true, Scale: 2.5}
 	for name, want := range map[string]RouterConfig{
 		"deepseek-v3.2":    v3Router,
@@ -178,7 +188,7 @@ func TestDefaults(t *testing.T) {
 
 // TestOverrideMergesObjects lays a nested object over the file's.
 func TestOverrideMergesObjects(t *testing.T) {
-	path := filepath.Join("testdata", "configs", "deepseek-v3.2.json")
+	path := releasedPath("deepseek-v3.2")
 	want := readConfig(t, path)
 	want.Rope.YaRN.Factor, want.Layers, want.MoE, want.Indexer.Full = 20, 5, want.MoE[:5], want.Indexer.Full[:5]
 	got := readConfig(t, path, []byte(`{"rope_scaling":{"factor":20}}`), []byte(`{"num_hidden_layers":5}`))
@@ -189,7 +199,7 @@ func TestOverrideMergesObjects(t *testing.T) {
 
 // TestFactorOne reads a scaling factor of 1 as no scaling.
 func TestFactorOne(t *testing.T) {
-	c := readConfig(t, filepath.Join("testdata", "configs", "deepseek-v3.json"), []byte(`{"rope_scaling":{"factor":1}}`))
+	c := readConfig(t, releasedPath("deepseek-v3"), []byte(`{"rope_scaling":{"factor":1}}`))
 	if c.Rope.YaRN != nil {
 		t.Errorf("got %+v, want no YaRN", c.Rope.YaRN)
 	}
@@ -198,7 +208,7 @@ func TestFactorOne(t *testing.T) {
 // TestMoELayerFrequency reads moe_layer_freq: layer i is sparse iff i is at
 // least first_k_dense_replace and a multiple of it.
 func TestMoELayerFrequency(t *testing.T) {
-	c := readConfig(t, filepath.Join("testdata", "configs", "deepseek-v3.json"),
+	c := readConfig(t, releasedPath("deepseek-v3"),
 		[]byte(`{"num_hidden_layers":8,"first_k_dense_replace":3,"moe_layer_freq":2}`))
 	if want := []bool{false, false, false, false, true, false, true, false}; !slices.Equal(c.MoE, want) {
 		t.Errorf("sparse layers %v, want %v", c.MoE, want)

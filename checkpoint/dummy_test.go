@@ -129,7 +129,7 @@ func TestDummyReproducible(t *testing.T) {
 // TestDummyFollowsConfig checks the types that configurations ask for, and
 // that scales of quantised models are powers of two that differ.
 func TestDummyFollowsConfig(t *testing.T) {
-	released := func(name string) *Config { return readConfig(t, filepath.Join("testdata", "configs", name+".json")) }
+	released := func(name string) *Config { return readConfig(t, releasedPath(name)) }
 	v32 := released("deepseek-v3.2")
 	const kva = "model.layers.3.self_attn.kv_a_proj_with_mqa.weight"
 	x, err := Dummy(v32, 0, device.Invalid).Tensor(kva, 576, 7168)

@@ -15,6 +15,8 @@ import (
 // enough to list tensors, count and build RoPE tables from.
 func FuzzConfig(f *testing.F) {
 	paths, _ := filepath.Glob("testdata/configs/*.json")
+	published, _ := filepath.Glob("../configs/*.json")
+	paths = append(paths, published...)
 	golden, _ := filepath.Glob(goldenDir + "/*/config.json")
 	for _, p := range append(paths, golden...) {
 		data, err := os.ReadFile(p)

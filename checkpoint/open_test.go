@@ -198,7 +198,7 @@ func TestOpenErrors(t *testing.T) {
 // TestOpenDummy opens a model without weights, from its folder and from a bare
 // configuration file.
 func TestOpenDummy(t *testing.T) {
-	for path, name := range map[string]string{goldenDir + "/deepseek_v3": "deepseek_v3", "testdata/configs/deepseek-v3.json": "deepseek-v3"} {
+	for path, name := range map[string]string{goldenDir + "/deepseek_v3": "deepseek_v3", releasedPath("deepseek-v3"): "deepseek-v3"} {
 		c, err := Open(path, Options{Dummy: true, Seed: 1, Override: `{"hidden_size":256,"num_attention_heads":4,"intermediate_size":512,"num_hidden_layers":1,"mlp_layer_types":null,"first_k_dense_replace":1}`})
 		if err != nil {
 			t.Fatal(err)
