@@ -5,14 +5,20 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 
 	"latent/device"
 )
 
 // dummy are weights made up from a configuration. A tensor is generated each
-// time it is asked for, from the seed and its name alone.
+// time it is asked for, from the seed and its name alone, in parallel. Routed
+// experts, which are nearly all of a large model, are cut at random places out
+// of a pool of random values, so that asking for one costs neither time nor
+// memory: the experts of one layer of DeepSeek-V3.2 would be 11 GB of host
+// memory, and 58 layers of them minutes of a core.
 type dummy struct {
 	specs  map[string]TensorSpec
 	tied   bool
@@ -22,6 +28,16 @@ type dummy struct {
 	ue8m0  bool
 	normal []float32 // quantiles of the standard normal distribution
 	f8     [256]byte // the same as e4m3 in units of 1/dummyF8Unit
+
+	mu    sync.Mutex
+	pools map[pool][]byte // what experts are cut from
+}
+
+// pool names a supply of random values: their type and standard deviation,
+// which for FP8 is in the scales of blocks.
+type pool struct {
+	typ device.DType
+	std float64
 }
 
 // quantiles is the number of distinct values of a dummy tensor, so that 16 bits
@@ -36,7 +52,7 @@ const dummyF8Unit = 128
 // same seed, name and type give the same values on every machine. Weights are
 // near normal with standard deviation 1/√in, norms near 1 and biases small, so
 // that activations stay finite and attention and routing have something to
-// choose from.
+// choose from. Routed experts share values with one another at different places.
 //
 // Projections are of type dtype: F32, BF16 or F8E4M3; anything else follows the
 // configuration (FP8 blocks if it is quantised so, else its dtype, else BF16).
@@ -44,7 +60,7 @@ const dummyF8Unit = 128
 // are always F32.
 func Dummy(c *Config, seed uint64, dtype device.DType) Weights {
 	d := &dummy{specs: map[string]TensorSpec{}, tied: c.TieEmbed, seed: seed, ue8m0: c.ScaleUE8M0,
-		normal: make([]float32, quantiles)}
+		normal: make([]float32, quantiles), pools: map[pool][]byte{}}
 	switch dtype {
 	case device.F32, device.BF16, device.F8E4M3:
 	default:
@@ -78,7 +94,12 @@ func Dummy(c *Config, seed uint64, dtype device.DType) Weights {
 
 func (d *dummy) Has(name string) bool { _, ok := d.specs[name]; return ok }
 
-func (d *dummy) Close() error { return nil }
+func (d *dummy) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	clear(d.pools)
+	return nil
+}
 
 func (d *dummy) Tensor(name string, shape ...int) (Tensor, error) {
 	s, ok := d.specs[name]
@@ -105,16 +126,48 @@ func (d *dummy) Tensor(name string, shape ...int) (Tensor, error) {
 	case Bias:
 		std = 0.02
 	}
-	switch t.Type {
-	case device.F32:
-		t.Data = d.f32(key, n, mean, std)
-	case device.BF16:
-		t.Data = d.bf16(key, n, mean, std)
-	case device.F8E4M3:
-		t.Data = d.e4m3(key, n)
+	if s.Role == Expert {
+		t.Data = d.cut(key, n, t.Type, std)
+	} else {
+		t.Data = d.generate(key, n, t.Type, mean, std)
+	}
+	if t.Type == device.F8E4M3 {
 		t.Scales = d.blockScales(key, shape, std)
 	}
 	return t, nil
+}
+
+// generate returns n elements, of the distribution where the type can hold it
+// and with standard deviation dummyF8Unit in FP8.
+func (d *dummy) generate(key uint64, n int, typ device.DType, mean, std float64) []byte {
+	switch typ {
+	case device.F32:
+		return d.f32(key, n, mean, std)
+	case device.BF16:
+		return d.bf16(key, n, mean, std)
+	}
+	return d.e4m3(key, n)
+}
+
+// cut returns n elements of a pool of mean 0, from a place that depends on key.
+func (d *dummy) cut(key uint64, n int, typ device.DType, std float64) []byte {
+	const align = 16       // elements, so that copies start at whole words
+	const spread = 1 << 20 // at least so many elements to begin at
+	p := pool{typ, std}
+	if typ == device.F8E4M3 {
+		p.std = 0
+	}
+	size := typ.Size()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	values := d.pools[p]
+	if len(values) < n*size { // all experts of a model have one size: made once
+		values = d.generate(d.key(fmt.Sprint("experts ", p)), n+max(n, spread), typ, 0, std)
+		d.pools[p] = values
+	}
+	places := uint64(len(values)/size-n)/align + 1
+	from := int(mix(key)%places) * align * size
+	return values[from : from+n*size : from+n*size]
 }
 
 func (d *dummy) typeOf(s TensorSpec) device.DType {
@@ -171,13 +224,14 @@ func (d *dummy) f32(key uint64, n int, mean, std float64) []byte {
 		table[i] = math.Float32bits(float32(mean + std*float64(q)))
 	}
 	out := make([]byte, (n+3)/4*16)
-	for i := 0; i < len(out); i += 16 {
-		h := mix(key)
-		key += golden
-		w := out[i : i+16 : i+16]
-		binary.LittleEndian.PutUint64(w, uint64(table[h%quantiles])|uint64(table[h>>16%quantiles])<<32)
-		binary.LittleEndian.PutUint64(w[8:], uint64(table[h>>32%quantiles])|uint64(table[h>>48%quantiles])<<32)
-	}
+	inParallel(len(out)/16, func(from, to int) {
+		for i := from; i < to; i++ {
+			h := mix(key + uint64(i)*golden)
+			w := out[16*i : 16*i+16 : 16*i+16]
+			binary.LittleEndian.PutUint64(w, uint64(table[h%quantiles])|uint64(table[h>>16%quantiles])<<32)
+			binary.LittleEndian.PutUint64(w[8:], uint64(table[h>>32%quantiles])|uint64(table[h>>48%quantiles])<<32)
+		}
+	})
 	return out[:4*n]
 }
 
@@ -187,27 +241,40 @@ func (d *dummy) bf16(key uint64, n int, mean, std float64) []byte {
 		table[i] = device.BF16FromF32(float32(mean + std*float64(q)))
 	}
 	out := make([]byte, (n+3)/4*8)
-	for i := 0; i < len(out); i += 8 {
-		h := mix(key)
-		key += golden
-		binary.LittleEndian.PutUint64(out[i:i+8:i+8], uint64(table[h%quantiles])|uint64(table[h>>16%quantiles])<<16|
-			uint64(table[h>>32%quantiles])<<32|uint64(table[h>>48%quantiles])<<48)
-	}
+	inParallel(len(out)/8, func(from, to int) {
+		for i := from; i < to; i++ {
+			h := mix(key + uint64(i)*golden)
+			binary.LittleEndian.PutUint64(out[8*i:8*i+8:8*i+8], uint64(table[h%quantiles])|uint64(table[h>>16%quantiles])<<16|
+				uint64(table[h>>32%quantiles])<<32|uint64(table[h>>48%quantiles])<<48)
+		}
+	})
 	return out[:2*n]
 }
 
 func (d *dummy) e4m3(key uint64, n int) []byte {
 	out := make([]byte, (n+7)/8*8)
-	for i := 0; i < len(out); i += 8 {
-		h := mix(key)
-		key += golden
-		var w uint64
-		for b := 0; b < 64; b += 8 {
-			w |= uint64(d.f8[byte(h>>b)]) << b
+	inParallel(len(out)/8, func(from, to int) {
+		for i := from; i < to; i++ {
+			h := mix(key + uint64(i)*golden)
+			w := uint64(d.f8[byte(h)]) | uint64(d.f8[byte(h>>8)])<<8 | uint64(d.f8[byte(h>>16)])<<16 | uint64(d.f8[byte(h>>24)])<<24 |
+				uint64(d.f8[byte(h>>32)])<<32 | uint64(d.f8[byte(h>>40)])<<40 | uint64(d.f8[byte(h>>48)])<<48 | uint64(d.f8[h>>56])<<56
+			binary.LittleEndian.PutUint64(out[8*i:8*i+8:8*i+8], w)
 		}
-		binary.LittleEndian.PutUint64(out[i:i+8:i+8], w)
-	}
+	})
 	return out[:n]
+}
+
+// inParallel calls f for ranges that cover [0, n), several at once if there is
+// enough to do.
+func inParallel(n int, f func(from, to int)) {
+	const least = 1 << 14 // words a range, some 30 µs
+	parts := max(1, min(runtime.GOMAXPROCS(0), n/least))
+	var wg sync.WaitGroup
+	for i := range parts - 1 {
+		wg.Go(func() { f(n*i/parts, n*(i+1)/parts) })
+	}
+	f(n*(parts-1)/parts, n)
+	wg.Wait()
 }
 
 // blockScales makes the multipliers of an FP8 matrix: around std/dummyF8Unit,

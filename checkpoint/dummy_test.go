@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -168,7 +169,43 @@ func TestDummyFollowsConfig(t *testing.T) {
 	}
 }
 
-// BenchmarkDummy reports bytes a second of one core by type, beside filling
+// TestDummyExperts asks for all experts of a layer of DeepSeek-V3.2 and counts
+// the memory that takes: their 11 GB are cut from one pool of twice an expert's
+// matrix. Places differ.
+func TestDummyExperts(t *testing.T) {
+	c := readConfig(t, releasedPath("deepseek-v3.2"))
+	const n = 2048 * 7168
+	places := map[*byte]string{}
+	var before, after runtime.MemStats
+	w := Dummy(c, 1, device.Invalid)
+	runtime.ReadMemStats(&before)
+	for j := range c.Experts {
+		for _, p := range []string{"gate", "up", "down"} {
+			name := fmt.Sprintf("model.layers.3.mlp.experts.%d.%s_proj.weight", j, p)
+			shape := []int{2048, 7168}
+			if p == "down" {
+				shape = []int{7168, 2048}
+			}
+			x, err := w.Tensor(name, shape...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if x.Type != device.F8E4M3 || len(x.Data) != n || cap(x.Data) != n || len(x.Scales) != n/128/128 {
+				t.Fatalf("%s: %v, %d bytes of %d, %d scales", name, x.Type, len(x.Data), cap(x.Data), len(x.Scales))
+			}
+			if other, taken := places[&x.Data[0]]; taken {
+				t.Errorf("%s and %s are the same", name, other)
+			}
+			places[&x.Data[0]] = name
+		}
+	}
+	runtime.ReadMemStats(&after)
+	if took := after.TotalAlloc - before.TotalAlloc; took > 3*n {
+		t.Errorf("%d bytes allocated, want at most those of three matrices", took)
+	}
+}
+
+// BenchmarkDummy reports bytes a second of all cores by type, beside filling
 // memory of the same size.
 func BenchmarkDummy(b *testing.B) {
 	c := readConfig(b, "../configs/bench-0.85b.json")
