@@ -87,7 +87,8 @@ type Device interface {
 	// order and without gaps, it rotates the first dr elements of each of the
 	// heads of q [n, Hi·Di] by the rows' positions and multiplies
 	// weights F32 [n, Hi] by scale. With a CacheF8 cache it also applies the
-	// Hadamard transform and rounds each head to e4m3 with one scale.
+	// Hadamard transform and rounds each head to e4m3 with one scale. How q and
+	// weights hold the result is known to IndexScores of the same device only.
 	IndexQuery(cache Cache, q, weights Tensor, scale float32, rope Rope, runs []Run)
 	// IndexScores writes, for each row i of runs counted in order, the score of
 	// every visible key of the row to scores F32 [n, columns]: column s holds

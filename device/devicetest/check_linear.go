@@ -64,9 +64,11 @@ func checkLinear(e *env) error {
 	for _, w := range weights {
 		var sources []device.MatrixSource
 		var decoded []matrix
+		var tolerances []float64 // by output
 		for _, p := range w.parts {
 			src, m := e.matrix(p.t, p.rows, w.cols, 1/math.Sqrt(float64(w.cols)))
 			sources, decoded = append(sources, src), append(decoded, m)
+			tolerances = append(tolerances, slices.Repeat([]float64{e.toleranceOf(p.t)}, p.rows)...)
 		}
 		m := stack(decoded...)
 		loaded := must(e.dev.LoadMatrix(e.arithmetic, sources...))
@@ -79,11 +81,11 @@ func checkLinear(e *env) error {
 			return fmt.Errorf("%s: matrix says [%d, %d] in %d bytes", what, loaded.Rows(), loaded.Cols(), loaded.Bytes())
 		}
 		for _, rows := range []int{1, pick(e, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33, 70)} {
-			if err := e.linear(what, loaded, m, rows, false); err != nil {
+			if err := e.linear(what, loaded, m, tolerances, rows, false); err != nil {
 				return err
 			}
 		}
-		if err := e.linear(what+" added", loaded, m, e.between(1, 9), true); err != nil {
+		if err := e.linear(what+" added", loaded, m, tolerances, e.between(1, 9), true); err != nil {
 			return err
 		}
 	}
@@ -92,7 +94,7 @@ func checkLinear(e *env) error {
 
 // linear checks one product. The destination has the activations' type, or
 // float32 as for logits.
-func (e *env) linear(what string, loaded device.Matrix, m matrix, rows int, add bool) error {
+func (e *env) linear(what string, loaded device.Matrix, m matrix, tolerances []float64, rows int, add bool) error {
 	src := e.normal(e.act, rows*m.cols, 1)
 	var want, mag []float64
 	for r := range rows {
@@ -110,7 +112,8 @@ func (e *env) linear(what string, loaded device.Matrix, m matrix, rows int, add 
 	}
 	in := e.tensor(e.act, m.cols, src)
 	e.dev.Linear(dst.Tensor, in.Tensor, loaded, add)
-	if err := e.compare(fmt.Sprintf("%s, %d rows", what, rows), dst.read(), want, mag, m.rows); err != nil {
+	tolerance := func(col int) float64 { return tolerances[col] }
+	if err := compareWithin(fmt.Sprintf("%s, %d rows", what, rows), dst.read(), want, mag, m.rows, tolerance); err != nil {
 		return err
 	}
 	if !slices.Equal(in.read(), src) {

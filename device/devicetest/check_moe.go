@@ -60,7 +60,8 @@ func checkMoE(e *env) error {
 				e.dev.MoE(dst.Tensor, e.tensor(e.act, size.d, src).Tensor, e.ints(size.choose, ids).Tensor,
 					e.tensor(device.F32, size.choose, weights).Tensor, loaded)
 				what := fmt.Sprintf("%v experts %+v, %d rows", t, size, rows)
-				if err := e.compare(what, dst.read(), want, mag, size.d); err != nil {
+				tolerance := func(int) float64 { return e.toleranceOf(t) }
+				if err := compareWithin(what, dst.read(), want, mag, size.d, tolerance); err != nil {
 					return err
 				}
 			}

@@ -1,6 +1,7 @@
 package devicetest
 
 import (
+	"cmp"
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
@@ -23,6 +24,10 @@ type Options struct {
 	// BatchInvariant also checks that the result of a row is the same bit for
 	// bit whatever other rows and sequences a call holds.
 	BatchInvariant bool
+	// OpaqueIndexQuery says that queries and weights have a form of the
+	// backend's own between IndexQuery and IndexScores. They are then read
+	// through the scores of known keys instead of from their tensors.
+	OpaqueIndexQuery bool
 }
 
 // Arithmetic is an arithmetic type with the errors it is allowed.
@@ -32,11 +37,14 @@ type Arithmetic struct {
 	// terms it is made of (the root of the sum of their squares for a dot
 	// product).
 	Tolerance float64
+	// F8Tolerance is that of Linear and MoE with FP8 weights, for a backend that
+	// rounds the inputs of such products to FP8, too. 0 stands for Tolerance.
+	F8Tolerance float64
 }
 
 // DefaultArithmetic is float32 within 2e-5, and bfloat16 within 2^-6.
 func DefaultArithmetic() []Arithmetic {
-	return []Arithmetic{{device.F32, 2e-5}, {device.BF16, 1.0 / 64}}
+	return []Arithmetic{{Type: device.F32, Tolerance: 2e-5}, {Type: device.BF16, Tolerance: 1.0 / 64}}
 }
 
 // Check is one check of one operation (or of several that belong together).
@@ -45,6 +53,7 @@ type Check struct {
 	run        func(*env) error
 	arithmetic Arithmetic
 	format     device.CacheFormat
+	opaque     bool
 }
 
 // Run runs all checks as subtests against the device that open makes, and
@@ -83,7 +92,7 @@ func Checks(opts Options) []Check {
 			continue
 		}
 		for _, a := range opts.Arithmetic {
-			c := Check{op.name + "/" + a.Type.String(), op.run, a, device.CacheF32}
+			c := Check{op.name + "/" + a.Type.String(), op.run, a, opts.Caches[0], opts.OpaqueIndexQuery}
 			if !op.cached {
 				checks = append(checks, c)
 				continue
@@ -104,8 +113,9 @@ func (c Check) Run(dev device.Device, seed uint64) (err error) {
 	name.Write([]byte(c.Name))
 	e := &env{
 		dev: dev, rng: rand.New(rand.NewPCG(seed, name.Sum64())),
-		arithmetic: c.arithmetic.Type, act: dev.Activation(c.arithmetic.Type), tolerance: c.arithmetic.Tolerance,
-		format: c.format,
+		arithmetic: c.arithmetic.Type, act: dev.Activation(c.arithmetic.Type),
+		tolerance: c.arithmetic.Tolerance, f8Tolerance: cmp.Or(c.arithmetic.F8Tolerance, c.arithmetic.Tolerance),
+		format: c.format, opaque: c.opaque,
 	}
 	defer e.release()
 	defer func() {

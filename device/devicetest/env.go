@@ -13,13 +13,15 @@ import (
 // env is what a check works with: the device, its random numbers and the
 // configuration it runs for.
 type env struct {
-	dev        device.Device
-	rng        *rand.Rand
-	arithmetic device.DType
-	act        device.DType // type of activation tensors
-	tolerance  float64
-	format     device.CacheFormat
-	free       []interface{ Free() }
+	dev         device.Device
+	rng         *rand.Rand
+	arithmetic  device.DType
+	act         device.DType // type of activation tensors
+	tolerance   float64
+	f8Tolerance float64 // of products with FP8 weights
+	format      device.CacheFormat
+	opaque      bool // see Options.OpaqueIndexQuery
+	free        []interface{ Free() }
 }
 
 // failure is an error that ends a check from within a helper; [Check.Run]
@@ -145,6 +147,15 @@ func (b buffer) untouched(what string, skipped func(r int) bool) error {
 	return nil
 }
 
+// toleranceOf returns what the products with weights stored in type t are
+// allowed.
+func (e *env) toleranceOf(t device.DType) float64 {
+	if t == device.F8E4M3 {
+		return e.f8Tolerance
+	}
+	return e.tolerance
+}
+
 // encode stores values as little-endian elements of type t, which must be able
 // to hold them exactly or is rounded to.
 func encode(t device.DType, values []float64) []byte {
@@ -207,12 +218,17 @@ func clearly[T any](draw func() (T, bool)) T {
 // compare checks got [·, cols] against want: every error is at most tolerance
 // times the size of the element and of its terms.
 func (e *env) compare(what string, got, want, mag []float64, cols int) error {
+	return compareWithin(what, got, want, mag, cols, func(int) float64 { return e.tolerance })
+}
+
+// compareWithin compares with a tolerance for each column.
+func compareWithin(what string, got, want, mag []float64, cols int, tolerance func(col int) float64) error {
 	worst, at := 1.0, -1
 	for i := range want {
 		if got[i] == want[i] {
 			continue // also for ±Inf
 		}
-		ratio := math.Abs(got[i]-want[i]) / (e.tolerance * (math.Abs(want[i]) + mag[i]))
+		ratio := math.Abs(got[i]-want[i]) / (tolerance(i%cols) * (math.Abs(want[i]) + mag[i]))
 		if math.IsNaN(ratio) {
 			ratio = math.Inf(1)
 		}

@@ -26,12 +26,29 @@ func TestNaive(t *testing.T) {
 	Run(t, Options{Seed: seed(t), BatchInvariant: true}, func(testing.TB) device.Device { return &naive{} })
 }
 
+// TestNaiveOpaque: its prepared queries pass when seen through their scores.
+func TestNaiveOpaque(t *testing.T) {
+	t.Parallel()
+	base := seed(t)
+	for _, c := range Checks(Options{OpaqueIndexQuery: true}) {
+		if strings.HasPrefix(c.Name, "IndexQuery/") {
+			if err := c.Run(&naive{}, base); err != nil {
+				t.Errorf("%s: %v", c.Name, err)
+			}
+		}
+	}
+}
+
 // TestMutants: the same device with one mistake fails the check named.
 func TestMutants(t *testing.T) {
 	t.Parallel()
 	base := seed(t)
 	for _, m := range mutants {
-		t.Run(strings.ReplaceAll(m.bug, " ", "-"), func(t *testing.T) {
+		name := strings.ReplaceAll(m.bug, " ", "-")
+		if m.opaque {
+			name += "-opaque"
+		}
+		t.Run(name, func(t *testing.T) {
 			for s := base; s < base+3; s++ { // a mistake may need a rare input
 				if err := runMutant(m, s); err != nil {
 					t.Log(strings.SplitN(err.Error(), "\n", 2)[0])
@@ -49,7 +66,7 @@ func runMutant(m mutant, seed uint64) error {
 	if m.wrap != nil {
 		dev = m.wrap(naive{})
 	}
-	opts := Options{Arithmetic: DefaultArithmetic()[:1], BatchInvariant: true}
+	opts := Options{Arithmetic: DefaultArithmetic()[:1], BatchInvariant: true, OpaqueIndexQuery: m.opaque}
 	for _, c := range Checks(opts) {
 		if c.Name == m.check || strings.HasPrefix(m.check, c.Name+"/") {
 			return c.Run(dev, seed)
@@ -63,6 +80,7 @@ func runMutant(m mutant, seed uint64) error {
 type mutant struct {
 	bug, check string
 	wrap       func(naive) device.Device
+	opaque     bool // queries are looked at through their scores
 }
 
 var mutants = []mutant{
@@ -138,6 +156,17 @@ var mutants = []mutant{
 	{bug: "softplus on the index weights", check: "IndexQuery/float32/float32"},
 	{bug: "page table ignored", check: "IndexScores/float32/float32"},
 	{check: "IndexQuery/float32/float32", bug: "index weights not scaled", wrap: func(n naive) device.Device { return &indexWeightsNotScaled{n} }},
+
+	// Indexer queries seen through their scores.
+	{bug: "rope part last in the indexer head", check: "IndexQuery/float32/float32", opaque: true},
+	{bug: "half-split and interleaved exchanged", check: "IndexQuery/float32/bfloat16", opaque: true},
+	{bug: "indexer queries all at the run's position", check: "IndexQuery/float32/fp8_e4m3", opaque: true},
+	{bug: "Hadamard on keys only", check: "IndexQuery/float32/fp8_e4m3", opaque: true},
+	{bug: "index queries not rounded", check: "IndexQuery/float32/fp8_e4m3", opaque: true},
+	{bug: "scale by a logarithm", check: "IndexQuery/float32/fp8_e4m3", opaque: true},
+	{bug: "no floor of the scale", check: "IndexQuery/float32/fp8_e4m3", opaque: true},
+	{bug: "softplus on the index weights", check: "IndexQuery/float32/float32", opaque: true},
+	{check: "IndexQuery/float32/fp8_e4m3", bug: "index weights not scaled", opaque: true, wrap: func(n naive) device.Device { return &indexWeightsNotScaled{n} }},
 
 	// Selection.
 	{bug: "top-k of K-1", check: "SelectTopK/float32"},
