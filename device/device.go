@@ -8,6 +8,9 @@ type Info struct {
 	Version string // of the backend's kernels; part of a calibration's key
 	Workers int    // CPU threads or GPU multiprocessors
 	Memory  int64  // bytes of memory on the device, 0 if unknown
+	// BatchInvariant tells that the result of a row is the same bit for bit
+	// whatever other rows and sequences an operation works on.
+	BatchInvariant bool
 }
 
 // Device is a compute backend. See the package documentation for conventions.

@@ -57,7 +57,7 @@ func New(opts Options) (*Device, error) {
 	return &Device{
 		info: device.Info{
 			Kind: "cpu", Name: name, Tier: k.Tier, Version: version,
-			Workers: threads, Memory: installed,
+			Workers: threads, Memory: installed, BatchInvariant: true,
 		},
 		k:      k,
 		team:   newTeam(threads),

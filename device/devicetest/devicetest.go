@@ -69,6 +69,9 @@ func Run(t *testing.T, opts Options, open func(testing.TB) device.Device) {
 			t.Errorf("close: %v", err)
 		}
 	})
+	if said := dev.Info().BatchInvariant; said != opts.BatchInvariant {
+		t.Errorf("the device says that it is batch invariant: %t; the test expects %t", said, opts.BatchInvariant)
+	}
 	for _, c := range Checks(opts) {
 		t.Run(c.Name, func(t *testing.T) {
 			if err := c.Run(dev, seed); err != nil {
@@ -145,6 +148,7 @@ func operations() []operation {
 	return []operation{
 		{name: "Memory", run: checkMemory},
 		{name: "Activation", run: checkActivation},
+		{name: "Stopwatch", run: checkStopwatch},
 		{name: "Embed", run: checkEmbed},
 		{name: "Gather", run: checkGather},
 		{name: "RMSNorm", run: checkRMSNorm},

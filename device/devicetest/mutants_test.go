@@ -3,6 +3,7 @@ package devicetest
 import (
 	"errors"
 	"math"
+	"time"
 
 	"latent/device"
 )
@@ -127,3 +128,36 @@ func (d *panics) Linear(dst, src device.Tensor, w device.Matrix, add bool) { pan
 type failing struct{ naive }
 
 func (d *failing) Sync() error { return errors.New("out of memory") }
+
+// stopwatch counts time from mark to mark, with a mistake.
+type stopwatch struct {
+	marks             []time.Time
+	keep, accumulates bool
+}
+
+func (s *stopwatch) Mark() { s.marks = append(s.marks, time.Now()) }
+
+func (s *stopwatch) Reset() {
+	if !s.keep {
+		s.marks = nil
+	}
+}
+
+func (s *stopwatch) Laps(dst []time.Duration) []time.Duration {
+	for i := 1; i < len(s.marks); i++ {
+		from := i - 1
+		if s.accumulates {
+			from = 0
+		}
+		dst = append(dst, s.marks[i].Sub(s.marks[from]))
+	}
+	return dst
+}
+
+type neverReset struct{ naive }
+
+func (d *neverReset) NewStopwatch() device.Stopwatch { return &stopwatch{keep: true} }
+
+type sinceFirst struct{ naive }
+
+func (d *sinceFirst) NewStopwatch() device.Stopwatch { return &stopwatch{accumulates: true} }

@@ -19,7 +19,7 @@ type naive struct {
 }
 
 func (d *naive) Info() device.Info {
-	return device.Info{Kind: "cpu", Name: "naive", Tier: "generic", Workers: 1}
+	return device.Info{Kind: "cpu", Name: "naive", Tier: "generic", Workers: 1, BatchInvariant: true}
 }
 func (d *naive) Close() error                               { return nil }
 func (d *naive) Activation(a device.DType) device.DType     { return a }

@@ -232,6 +232,8 @@ var mutants = []mutant{
 	{check: "BatchInvariant/MoE/float32", bug: "experts depend on the batch", wrap: func(n naive) device.Device { return &batchNoise{n} }},
 	{check: "BatchInvariant/Attention/float32/float32", bug: "attention depends on the batch", wrap: func(n naive) device.Device { return &batchNoise{n} }},
 	{check: "BatchInvariant/Cache/float32/float32", bug: "the cache depends on the batch", wrap: func(n naive) device.Device { return &batchNoise{n} }},
+	{check: "Stopwatch/float32", bug: "stopwatch never reset", wrap: func(n naive) device.Device { return &neverReset{n} }},
+	{check: "Stopwatch/float32", bug: "laps since the first mark", wrap: func(n naive) device.Device { return &sinceFirst{n} }},
 	{check: "Linear/float32", bug: "panics", wrap: func(n naive) device.Device { return &panics{n} }},
 	{check: "SwiGLU/float32", bug: "remembered failure", wrap: func(n naive) device.Device { return &failing{n} }},
 }
