@@ -28,6 +28,7 @@ var allowedImports = map[string][]string{
 	"latent/device/cpu":          {"device", "device/cpu/kern"},
 	"latent/device/cpu/kern":     {"device"},
 	"latent/device/cpu/kern/gen": {},
+	"latent/device/cuda/driver":  {},
 	"latent/device/devicetest":   {"device"},
 	"latent/engine":              {"device", "kvcache", "model", "pathway", "sample"},
 	"latent/kvcache":             {"device"},

@@ -1,0 +1,159 @@
+package driver
+
+import (
+	"fmt"
+	"unsafe"
+)
+
+// maxParams bounds the parameter of a kernel, in bytes.
+const maxParams = 1536
+
+// ringSize is the number of commands that can wait; a power of two. It is about
+// as many launches as the driver itself queues before cuLaunchKernel blocks.
+const ringSize = 1024
+
+// operation says what a command does.
+type operation uint8
+
+const (
+	opLaunch operation = iota
+	opCopyIn
+	opCopyOver
+	opFill
+	opFree
+	opRecord
+	opGraph
+	opEnqueue
+	opDo      // answered: runs f unless an earlier command failed
+	opAlways  // answered: runs f in any case
+	opCleanup // runs f in any case, nobody waits
+	opSync    // answered: waits for the stream
+	opClose   // answered: ends the executor
+)
+
+// command is a slot of the ring. Its size is a multiple of 64 bytes, and the
+// ring begins at a page, so params do at such a multiple.
+type command struct {
+	params [maxParams]byte
+	arguments
+	_ [(64 - unsafe.Sizeof(arguments{})%64) % 64]byte
+}
+
+// arguments are those of any operation.
+type arguments struct {
+	launch   Launch
+	dst, src Ptr
+	host     unsafe.Pointer // keeps the source of a copy alive
+	n        int64
+	event    *Event
+	graph    *Graph
+	f        func() error
+	queue    func(stream uintptr) error
+	op       operation
+	value    byte
+}
+
+// forget drops what the slot holds for the garbage collector.
+func (c *command) forget() {
+	c.host, c.event, c.graph, c.f, c.queue = nil, nil, nil, nil, nil
+}
+
+// run executes a command other than opClose, on the executor's thread. It
+// returns whether somebody waits for an answer, and the answer.
+func (e *Executor) run(c *command) (answered bool, answer error) {
+	switch c.op {
+	case opSync:
+		if r := e.api.syncStream(e.stream); r != success {
+			e.fail("cuStreamSynchronize", "", r)
+		}
+		err := e.err
+		e.err = e.lost
+		return true, err
+	case opAlways:
+		return true, c.f()
+	case opCleanup:
+		if err := c.f(); err != nil && e.err == nil {
+			e.err = err
+		}
+		return false, nil
+	case opFree:
+		if r := e.api.free(c.dst); r != success && e.err == nil {
+			e.fail("cuMemFree", fmt.Sprintf("%#x", c.dst), r)
+		}
+		return false, nil
+	case opDo:
+		if e.err != nil {
+			return true, e.err
+		}
+		return true, c.f()
+	}
+	if e.err != nil {
+		return false, nil
+	}
+	switch c.op {
+	case opLaunch:
+		e.runLaunch(c)
+	case opCopyIn:
+		if r := e.api.copyIn(c.dst, c.host, c.n, e.stream); r != success {
+			e.fail("cuMemcpyHtoDAsync", fmt.Sprintf("%d bytes to %#x", c.n, c.dst), r)
+		}
+	case opCopyOver:
+		if r := e.api.copyOver(c.dst, c.src, c.n, e.stream); r != success {
+			e.fail("cuMemcpyDtoDAsync", fmt.Sprintf("%d bytes from %#x to %#x", c.n, c.src, c.dst), r)
+		}
+	case opFill:
+		if r := e.api.fill(c.dst, c.value, c.n, e.stream); r != success {
+			e.fail("cuMemsetD8Async", fmt.Sprintf("%d bytes at %#x", c.n, c.dst), r)
+		}
+	case opRecord:
+		if r := e.api.recordEvent(c.event.handle, e.stream); r != success {
+			e.fail("cuEventRecord", "", r)
+		}
+	case opGraph:
+		if r := e.api.launchGraph(c.graph.exec, e.stream); r != success {
+			e.fail("cuGraphLaunch", "", r)
+		}
+		e.waitIfAsked("a graph")
+	case opEnqueue:
+		e.err = c.queue(e.stream)
+	}
+	return false, nil
+}
+
+// runLaunch launches a kernel.
+func (e *Executor) runLaunch(c *command) {
+	f := c.launch.Function
+	if f.prepare != nil {
+		if err := f.prepare(&c.launch); err != nil {
+			e.err = err
+			return
+		}
+	}
+	e.frame.parameter = unsafe.Pointer(&c.params)
+	if r := e.api.launch(f.handle, &c.launch, e.stream, &e.frame); r != success {
+		e.fail("cuLaunchKernel", c.launch.describe(), r)
+		return
+	}
+	e.waitIfAsked(f.Name)
+}
+
+// waitIfAsked waits for what was just launched, if SyncEnv says so.
+func (e *Executor) waitIfAsked(what string) {
+	if !e.syncAlways || e.recording {
+		return
+	}
+	if r := e.api.syncStream(e.stream); r != success {
+		e.fail("cuStreamSynchronize", "after "+what, r)
+	}
+}
+
+// fail makes a result the executor's error, if it has none.
+func (e *Executor) fail(function, detail string, r result) {
+	err := e.api.check(function, detail, r)
+	if e.err == nil {
+		e.err = err
+	}
+	if r.lost() && e.lost == nil {
+		e.lost = e.err
+	}
+}
