@@ -14,8 +14,8 @@
 // A kernel takes one struct by value as its only parameter; package cuda mirrors
 // it in Go. wgmma.cuh is generated: go generate.
 //
-// What this package is not: it launches nothing and needs no GPU. It imports
-// package driver for NVRTC.
+// What this package is not: it launches nothing and needs no GPU. It knows NVRTC
+// as a Compiler, and imports no other package of the module.
 package kernels
 
 //go:generate go run ./gen
