@@ -1,10 +1,6 @@
 package model
 
-import (
-	"time"
-
-	"latent/device"
-)
+import "latent/device"
 
 // latentEps is the epsilon of q_a_layernorm and kv_a_layernorm. It is fixed:
 // the configuration's rms_norm_eps does not apply to them (Hugging Face
@@ -13,7 +9,7 @@ const latentEps = 1e-6
 
 // attention adds the attention of layer l to h. x is the layer's normed input
 // [T, d].
-func (m *Model) attention(b *Batch, l int, h, x device.Tensor) {
+func (m *Model) attention(l int, h, x device.Tensor) {
 	c, w, s := m.cfg, &m.layers[l], &m.sched
 	tokens := h.Rows
 
@@ -28,6 +24,7 @@ func (m *Model) attention(b *Batch, l int, h, x device.Tensor) {
 	}
 	m.dev.Linear(q, compressed, w.query, false)
 	m.dev.RopeQuery(q, c.Heads, m.rope)
+	m.timing.stage(l, StageQuery)
 
 	// Latents and index keys of every new token, whatever the pathway.
 	u := m.work.tensor(slotLatent, m.act, tokens, c.Latent+c.RopeDim)
@@ -36,27 +33,28 @@ func (m *Model) attention(b *Batch, l int, h, x device.Tensor) {
 	if w.index != nil {
 		m.storeIndexKeys(l, x)
 	}
-	start := time.Now()
-	lap := func(sum *time.Duration) {
-		now := time.Now()
-		*sum += now.Sub(start)
-		start = now
-	}
-	if w.index != nil {
+	m.timing.stage(l, StageStore)
+	m.timing.part(l, stageOther)
+	if w.index != nil && s.scoreRows > 0 {
 		m.selectKeys(l, x, compressed)
-		lap(&b.Times.Select)
+		m.timing.part(l, StageTopK)
 	}
 
 	out := m.work.tensor(slotAttn, m.act, tokens, c.Heads*c.Value)
 	for i := range s.waves {
 		m.expanded(l, &s.waves[i], out, q)
 	}
-	lap(&b.Times.Expanded)
+	if len(s.waves) > 0 {
+		m.timing.part(l, StageMHA)
+	}
 	for _, runs := range s.absorb {
 		m.absorbed(l, runs, out, q)
 	}
-	lap(&b.Times.Absorbed)
+	if len(s.absorb) > 0 {
+		m.timing.part(l, StageMLA)
+	}
 	m.dev.Linear(h, out, w.out, true)
+	m.timing.stage(l, StageOut)
 }
 
 // expanded runs one wave of the MHA family: expand the wave's keys, attend, and
@@ -67,14 +65,18 @@ func (m *Model) expanded(l int, v *wave, out, q device.Tensor) {
 	lse := m.work.tensor(slotLSE, device.F32, out.Rows, c.Heads)
 	mask := m.selections[device.SelectMask]
 	m.dev.ExpandKV(kv, m.cache, l, kvb, v.ranges)
+	m.timing.stage(l, StageExpand)
 	if len(v.first) > 0 {
 		m.dev.MHA(out, lse, q, kv, kvb, mask, m.scale, v.first)
+		m.timing.stage(l, StageMHA)
 	}
 	if len(v.later) > 0 {
 		part := m.work.tensor(slotPart, m.act, out.Rows, out.Cols)
 		partLSE := m.work.tensor(slotPartLSE, device.F32, out.Rows, c.Heads)
 		m.dev.MHA(part, partLSE, q, kv, kvb, mask, m.scale, v.later)
+		m.timing.stage(l, StageMHA)
 		m.dev.MergeLSE(out, lse, part, partLSE, v.later)
+		m.timing.stage(l, StageMerge)
 	}
 }
 
@@ -87,8 +89,11 @@ func (m *Model) absorbed(l int, runs []device.Run, out, q device.Tensor) {
 	z := m.work.tensor(slotLatentOut, m.act, rows, c.Heads*c.Latent)
 	lse := m.work.tensor(slotLatentLSE, device.F32, rows, c.Heads)
 	m.dev.Absorb(qa, q, kvb, runs)
+	m.timing.stage(l, StageAbsorb)
 	m.dev.MLA(z, lse, qa, m.cache, l, m.selections[device.SelectIndices], m.scale, runs)
+	m.timing.stage(l, StageMLA)
 	m.dev.Unabsorb(out, z, kvb, runs)
+	m.timing.stage(l, StageUnabsorb)
 }
 
 // absorbRowBytes returns the workspace of one absorbed row.

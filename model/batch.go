@@ -17,13 +17,13 @@ type Batch struct {
 	// LogitRows are the rows of the step whose logits are computed, ascending.
 	LogitRows []int32
 
-	// Times is set by Forward: what the attention of all layers took.
+	// Times is set by Forward: what the attention of all layers took. It is 0 if
+	// the pass had a trace of layers, which leaves no marks within them.
 	Times Times
 }
 
 // Times is the time that a forward pass spent on attention, all layers
-// together: what a plan predicts, without projections and cache writes. On a
-// device that works asynchronously it is the time to enqueue.
+// together: what a plan predicts, without projections and cache writes.
 type Times struct {
 	Select   time.Duration // indexer queries, scores and selection
 	Expanded time.Duration // K/V expansion, MHA, merging

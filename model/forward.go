@@ -2,13 +2,14 @@ package model
 
 import (
 	"fmt"
+	"time"
 	"unsafe"
 
 	"latent/device"
 )
 
-// Trace observes a forward pass. Its functions may be nil. They cost a wait for
-// the device each and are for tests and inspection.
+// Trace observes a forward pass, for tests, inspection and measurements. Its
+// functions may be nil. Hidden and Selection cost a wait for the device each.
 type Trace struct {
 	// Hidden gets the residual stream [T, d]: depth 0 is the embedding, depth
 	// i the output of layer i−1 before the final norm.
@@ -16,6 +17,11 @@ type Trace struct {
 	// Selection gets, for a layer with an indexer of its own and a row of the
 	// step that the indexer selected for, the selected positions, ascending.
 	Selection func(layer, row int, positions []int32)
+	// Stages gets, when the pass is done, what the stages of each layer took.
+	Stages func(layer int, took *Stages)
+	// Layer gets, when the pass is done, what each layer took, undisturbed by
+	// marks within it. A pass with Stages does not call it.
+	Layer func(layer int, took time.Duration)
 }
 
 // Forward runs the batch and returns the logits of its LogitRows, row-major
@@ -36,26 +42,34 @@ func (m *Model) Forward(b *Batch, trace *Trace) ([]float32, error) {
 		return nil, err
 	}
 
+	m.timing.start(m.dev, trace)
 	h := m.work.tensor(slotHidden, m.act, tokens, d)
 	x := m.work.tensor(slotNormed, m.act, tokens, d)
 	m.dev.Embed(h, m.embed)
 	if err := m.traceHidden(trace, 0, h); err != nil {
 		return nil, err
 	}
+	m.timing.layer(-1)
 	for l := range m.layers {
 		w := &m.layers[l]
 		m.dev.RMSNorm(x, h, w.inputNorm, m.cfg.Eps)
-		m.attention(b, l, h, x)
+		m.attention(l, h, x)
 		if err := m.traceSelection(trace, l); err != nil {
 			return nil, err
 		}
 		m.dev.RMSNorm(x, h, w.postNorm, m.cfg.Eps)
-		m.mlp(w, h, x)
+		m.mlp(l, h, x)
+		m.timing.layer(l)
 		if err := m.traceHidden(trace, l+1, h); err != nil {
 			return nil, err
 		}
 	}
-	return m.logits(b, h)
+	logits, err := m.logits(b, h)
+	if err != nil {
+		return nil, err
+	}
+	b.Times = m.timing.finish(len(m.layers), trace)
+	return logits, nil
 }
 
 // logits applies the final norm and the head to the batch's logit rows.

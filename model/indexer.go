@@ -24,9 +24,6 @@ func (m *Model) storeIndexKeys(l int, x device.Tensor) {
 // share this indexer. compressed is the normed output of q_a.
 func (m *Model) selectKeys(l int, x, compressed device.Tensor) {
 	s, c, ix := &m.sched, m.cfg.Indexer, m.layers[l].index
-	if s.scoreRows == 0 {
-		return
-	}
 	// Only the rows that need it are projected.
 	in := m.gatherScored(slotIndexInput, compressed)
 	q := m.work.tensor(slotIndexQuery, m.act, s.scoreRows, c.Heads*c.Dim)
@@ -43,7 +40,9 @@ func (m *Model) selectKeys(l int, x, compressed device.Tensor) {
 		m.dev.IndexQuery(m.cache, cq, cw, scale, m.irope, chunk.runs)
 		scores := m.work.tensor(slotScores, device.F32, rows, chunk.columns)
 		m.dev.IndexScores(scores, cq, cw, m.cache, l, chunk.runs)
+		m.timing.stage(l, StageIndex)
 		m.dev.SelectTopK(m.selections[chunk.form], scores, c.TopK, chunk.runs)
+		m.timing.stage(l, StageTopK)
 	}
 }
 

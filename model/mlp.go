@@ -4,8 +4,8 @@ import "latent/device"
 
 // mlp adds the layer's MLP to h: one dense MLP, or routed experts plus the
 // shared ones. x is the normed input [T, d].
-func (m *Model) mlp(w *layer, h, x device.Tensor) {
-	c := m.cfg
+func (m *Model) mlp(l int, h, x device.Tensor) {
+	c, w := m.cfg, &m.layers[l]
 	if w.gateUp != nil {
 		inner := w.gateUp.Rows() / 2
 		gu := m.work.tensor(slotGateUp, m.act, x.Rows, 2*inner)
@@ -14,6 +14,7 @@ func (m *Model) mlp(w *layer, h, x device.Tensor) {
 		m.dev.SwiGLU(act, gu)
 		m.dev.Linear(h, act, w.down, true)
 	}
+	m.timing.stage(l, StageMLP)
 	if w.router == nil {
 		return
 	}
@@ -22,5 +23,7 @@ func (m *Model) mlp(w *layer, h, x device.Tensor) {
 	weights := m.work.tensor(slotRouterWeights, device.F32, x.Rows, c.Router.Choose)
 	m.dev.Linear(logits, x, w.router, false)
 	m.dev.Route(ids, weights, logits, w.routerBias, m.router)
+	m.timing.stage(l, StageRoute)
 	m.dev.MoE(h, x, ids, weights, w.experts)
+	m.timing.stage(l, StageExperts)
 }

@@ -48,6 +48,7 @@ type Model struct {
 	selectionSize [2]selectionSize
 	scoredRows    []int32
 	hostLogits    []float32
+	timing        timing
 }
 
 type selectionSize struct{ rows, keys int }

@@ -127,7 +127,7 @@ func (a *attention) step(info *engine.StepInfo) {
 		a.measured.WithLabelValues(kindExpanded).Add(info.Attention.Expanded.Seconds())
 		a.measured.WithLabelValues(kindAbsorbed).Add(info.Attention.Absorbed.Seconds())
 	}
-	if predicted > 0 {
+	if predicted > 0 && info.Attention.Total() > 0 { // not every step is timed
 		a.ratio.Observe(info.Attention.Total().Seconds() / predicted)
 	}
 }
