@@ -33,38 +33,22 @@ func (m *Model) Forward(b *Batch, trace *Trace) ([]float32, error) {
 	if m.cache == nil {
 		return nil, fmt.Errorf("model: forward without an attention cache")
 	}
-	tokens := len(b.Step.Tokens)
-	d := m.cfg.Hidden
 	b.Times = Times{}
+	if trace == nil {
+		if s := m.decodeStepFor(b); s != nil {
+			return m.forwardDecode(s, len(b.LogitRows))
+		}
+	}
 	m.dev.Begin(&b.Step)
 	m.sched.build(b, m.opts, m.absorbRowBytes())
 	if err := m.reserve(b); err != nil {
 		return nil, err
 	}
-
 	m.timing.start(m.dev, trace)
-	h := m.work.tensor(slotHidden, m.act, tokens, d)
-	x := m.work.tensor(slotNormed, m.act, tokens, d)
-	m.dev.Embed(h, m.embed)
-	if err := m.traceHidden(trace, 0, h); err != nil {
+	if err := m.enqueue(b, trace); err != nil {
 		return nil, err
 	}
-	m.timing.layer(-1)
-	for l := range m.layers {
-		w := &m.layers[l]
-		m.dev.RMSNorm(x, h, w.inputNorm, m.cfg.Eps)
-		m.attention(l, h, x)
-		if err := m.traceSelection(trace, l); err != nil {
-			return nil, err
-		}
-		m.dev.RMSNorm(x, h, w.postNorm, m.cfg.Eps)
-		m.mlp(l, h, x)
-		m.timing.layer(l)
-		if err := m.traceHidden(trace, l+1, h); err != nil {
-			return nil, err
-		}
-	}
-	logits, err := m.logits(b, h)
+	logits, err := m.readLogits(len(b.LogitRows))
 	if err != nil {
 		return nil, err
 	}
@@ -72,11 +56,40 @@ func (m *Model) Forward(b *Batch, trace *Trace) ([]float32, error) {
 	return logits, nil
 }
 
+// enqueue calls the operations of the pass, up to the logits. Only a trace makes
+// it wait for the device, or fail.
+func (m *Model) enqueue(b *Batch, trace *Trace) error {
+	tokens, d := len(b.Step.Tokens), m.cfg.Hidden
+	h := m.work.tensor(slotHidden, m.act, tokens, d)
+	x := m.work.tensor(slotNormed, m.act, tokens, d)
+	m.dev.Embed(h, m.embed)
+	if err := m.traceHidden(trace, 0, h); err != nil {
+		return err
+	}
+	m.timing.layer(-1)
+	for l := range m.layers {
+		w := &m.layers[l]
+		m.dev.RMSNorm(x, h, w.inputNorm, m.cfg.Eps)
+		m.attention(l, h, x)
+		if err := m.traceSelection(trace, l); err != nil {
+			return err
+		}
+		m.dev.RMSNorm(x, h, w.postNorm, m.cfg.Eps)
+		m.mlp(l, h, x)
+		m.timing.layer(l)
+		if err := m.traceHidden(trace, l+1, h); err != nil {
+			return err
+		}
+	}
+	m.logits(b, h)
+	return nil
+}
+
 // logits applies the final norm and the head to the batch's logit rows.
-func (m *Model) logits(b *Batch, h device.Tensor) ([]float32, error) {
+func (m *Model) logits(b *Batch, h device.Tensor) {
 	rows := len(b.LogitRows)
 	if rows == 0 {
-		return nil, m.dev.Sync()
+		return
 	}
 	last := h
 	if rows != h.Rows {
@@ -85,14 +98,21 @@ func (m *Model) logits(b *Batch, h device.Tensor) ([]float32, error) {
 	}
 	normed := m.work.tensor(slotLastNormed, m.act, rows, h.Cols)
 	m.dev.RMSNorm(normed, last, m.norm, m.cfg.Eps)
-	out := m.work.tensor(slotLogits, device.F32, rows, m.cfg.Vocab)
-	m.dev.Linear(out, normed, m.head, false)
-	if need := rows * m.cfg.Vocab; cap(m.hostLogits) < need {
+	m.dev.Linear(m.work.tensor(slotLogits, device.F32, rows, m.cfg.Vocab), normed, m.head, false)
+}
+
+// readLogits waits for the pass and returns the first rows of its logits.
+func (m *Model) readLogits(rows int) ([]float32, error) {
+	need := rows * m.cfg.Vocab
+	if cap(m.hostLogits) < need {
 		m.hostLogits = make([]float32, need)
 	}
-	m.hostLogits = m.hostLogits[:rows*m.cfg.Vocab]
-	if err := m.dev.Download(bytesOf(m.hostLogits), out); err != nil {
-		return nil, fmt.Errorf("model: forward: %w", err)
+	m.hostLogits = m.hostLogits[:need]
+	if rows > 0 {
+		out := m.work.tensor(slotLogits, device.F32, rows, m.cfg.Vocab)
+		if err := m.dev.Download(bytesOf(m.hostLogits), out); err != nil {
+			return nil, fmt.Errorf("model: forward: %w", err)
+		}
 	}
 	if err := m.dev.Sync(); err != nil {
 		return nil, fmt.Errorf("model: forward: %w", err)

@@ -87,6 +87,7 @@ func (m *Model) reserveSelections() error {
 			return fmt.Errorf("model: selection for %d rows of %d keys: %w", rows, m.sched.context, err)
 		}
 		m.selections[form] = sel
+		m.selectionsMade++
 	}
 	return nil
 }

@@ -42,13 +42,15 @@ type Model struct {
 	cache  device.Cache
 	bytes  int64 // weights on the device
 
-	work          workspace
-	sched         schedule
-	selections    [2]device.Selection // by device.SelectionForm
-	selectionSize [2]selectionSize
-	scoredRows    []int32
-	hostLogits    []float32
-	timing        timing
+	work           workspace
+	sched          schedule
+	selections     [2]device.Selection // by device.SelectionForm
+	selectionSize  [2]selectionSize
+	selectionsMade int // counts, see Model.moved
+	decode         decoder
+	scoredRows     []int32
+	hostLogits     []float32
+	timing         timing
 }
 
 type selectionSize struct{ rows, keys int }
@@ -105,7 +107,13 @@ func (m *Model) AllocateCache(pages int) error {
 		m.cache.Free()
 		m.cache = nil
 	}
+	m.closeDecode()
 	spec := m.CacheSpec(pages)
+	if capture, ok := m.dev.(device.Capturer); ok {
+		// One more page, for rows that fill up a captured step.
+		m.decode.capture, m.decode.spare = capture, int32(pages)
+		spec.Pages++
+	}
 	c, err := m.dev.NewCache(spec)
 	if err != nil {
 		return fmt.Errorf("model: attention cache of %d pages (%d bytes): %w", pages, spec.TokenBytes()*device.PageTokens*int64(pages), err)
@@ -126,6 +134,7 @@ func (m *Model) Geometry() pathway.Geometry { return Geometry(m.cfg, m.opts.Cach
 // Close frees the cache and the workspace. The weights go with the device, which
 // stays open.
 func (m *Model) Close() {
+	m.closeDecode()
 	if m.cache != nil {
 		m.cache.Free()
 		m.cache = nil

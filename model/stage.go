@@ -61,7 +61,8 @@ func (s *Stages) Total() (sum time.Duration) {
 type detail uint8
 
 const (
-	detailAttention detail = iota // around the parts of Times
+	detailNone      detail = iota // nowhere
+	detailAttention               // around the parts of Times
 	detailLayers                  // around layers
 	detailStages                  // around stages
 )
@@ -94,6 +95,9 @@ func (t *timing) start(dev device.Device, trace *Trace) {
 	t.watch.Reset()
 	t.laps = t.laps[:0]
 }
+
+// stop takes no more times: the operations that follow are not run now.
+func (t *timing) stop() { t.detail = detailNone }
 
 func (t *timing) mark(layer int, s Stage) {
 	t.laps = append(t.laps, lap{layer, s})

@@ -46,6 +46,7 @@ type workspace struct {
 	dev   device.Device
 	slots [numSlots]device.Memory
 	err   error // first failed allocation
+	moved int   // counts slots that took other memory
 }
 
 // memory returns memory of at least n bytes for s. On failure it remembers the
@@ -66,6 +67,7 @@ func (w *workspace) memory(s slot, n int64) device.Memory {
 		return nil
 	}
 	w.slots[s] = mem
+	w.moved++
 	return mem
 }
 
