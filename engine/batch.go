@@ -9,7 +9,8 @@ import (
 // batch is the work of one step. Its slices are reused by the next.
 type batch struct {
 	model.Batch
-	plan pathway.Plan
+	plan  pathway.Plan
+	draws []device.Draw // memory for Draws
 }
 
 func (b *batch) reset() {
@@ -20,6 +21,7 @@ func (b *batch) reset() {
 	b.Step.Seqs = b.Step.Seqs[:0]
 	b.Extents = b.Extents[:0]
 	b.LogitRows = b.LogitRows[:0]
+	b.Draws, b.IDs = nil, nil
 	b.Plan = &b.plan
 }
 

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -27,6 +28,8 @@ type pagedModel struct {
 	// before, if not nil, is called at the start of Forward.
 	before func(b *model.Batch)
 	logits []float32
+	ids    []int32
+	drawn  int // steps whose tokens it chose itself
 }
 
 func newPagedModel(vocab, pages int) *pagedModel {
@@ -57,7 +60,47 @@ func (m *pagedModel) Forward(b *model.Batch, _ *model.Trace) ([]float32, error) 
 		}
 		m.logits = append(m.logits, fakeLogits(history, m.vocab)...)
 	}
+	if m.draw(b) {
+		m.drawn++
+		return nil, nil
+	}
 	return m.logits, nil
+}
+
+// draw chooses the tokens of the batch where that is simple: the most likely
+// ones, or draws from the whole distribution. Other batches get logits.
+func (m *pagedModel) draw(b *model.Batch) bool {
+	if b.Draws == nil || len(b.Draws) != len(b.LogitRows) {
+		return false
+	}
+	m.ids = m.ids[:0]
+	for i, d := range b.Draws {
+		if d.Temperature > 0 && (d.TopP < 1 || d.TopK > 0 || d.MinP > 0) {
+			return false
+		}
+		row := m.logits[i*m.vocab:][:d.Vocabulary]
+		best := slices.Index(row, slices.Max(row))
+		if d.Temperature > 0 {
+			best = inverse(row, float64(d.Temperature), d.Uniform)
+		}
+		m.ids = append(m.ids, int32(best))
+	}
+	b.IDs = m.ids
+	return true
+}
+
+// inverse is the inverse of the distribution function of softmax(row/t), at u.
+func inverse(row []float32, t, u float64) int {
+	total := 0.0
+	for _, x := range row {
+		total += math.Exp(float64(x) / t)
+	}
+	for i, x := range row {
+		if u -= math.Exp(float64(x)/t) / total; u < 0 {
+			return i
+		}
+	}
+	return len(row) - 1
 }
 
 // store writes the step's tokens and checks its geometry.

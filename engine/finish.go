@@ -1,11 +1,14 @@
 package engine
 
 import (
+	"fmt"
 	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"latent/sample"
 )
 
 // outcome is what a step brought for one sequence.
@@ -18,7 +21,7 @@ type outcome struct {
 	err    error
 }
 
-// postprocess takes in a step's logits: every sequence gets its rows counted,
+// postprocess takes in a step's logits, or the tokens if the model chose them: every sequence gets its rows counted,
 // its full pages put in the tree, its token sampled, its event sent, and its
 // end if it has come.
 func (e *Engine) postprocess(logits []float32) {
@@ -61,15 +64,16 @@ func (e *Engine) sample(logits []float32) {
 				if i >= len(e.works) {
 					return
 				}
-				e.works[i].compute(logits, e.cfg.Vocab)
+				e.works[i].compute(logits, e.batch.IDs, e.cfg.Vocab)
 			}
 		})
 	}
 	wg.Wait()
 }
 
-// compute fills w.out. A panic in it ends the request, not the engine.
-func (w *work) compute(logits []float32, vocab int) {
+// compute fills w.out, from logits, or from ids if the model chose tokens. A
+// panic in it ends the request, not the engine.
+func (w *work) compute(logits []float32, ids []int32, vocab int) {
 	defer func() {
 		if r := recover(); r != nil {
 			w.out = outcome{err: &PanicError{Value: r, Stack: debug.Stack()}}
@@ -85,8 +89,14 @@ func (w *work) compute(logits []float32, vocab int) {
 		}
 		w.out.probs = append(w.out.probs, token)
 	}
-	if w.sampleAt >= 0 {
+	switch {
+	case w.sampleAt < 0:
+	case ids == nil:
 		s.advance(row(w.sampleAt), &w.out)
+	case ids[w.sampleAt] < 0:
+		w.out.err = fmt.Errorf("engine: logits of token %d: NaN or +Inf among them, or none that is finite", len(s.tokens))
+	default:
+		s.take(sample.Result{ID: ids[w.sampleAt]}, &w.out)
 	}
 }
 

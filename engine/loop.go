@@ -100,7 +100,12 @@ func (e *Engine) run() (logits []float32, err error) {
 	e.stepStarts(start)
 	logits, err = e.cfg.Model.Forward(&e.batch.Batch, nil)
 	e.step.Forward, e.step.Attention = time.Since(planned), e.batch.Times
-	if want := len(e.batch.LogitRows) * e.cfg.Vocab; err == nil && len(logits) != want {
+	if err != nil {
+		return nil, err
+	}
+	if rows := len(e.batch.LogitRows); e.batch.IDs != nil && len(e.batch.IDs) != rows {
+		err = fmt.Errorf("%d tokens came back, want %d", len(e.batch.IDs), rows)
+	} else if want := rows * e.cfg.Vocab; e.batch.IDs == nil && len(logits) != want {
 		err = fmt.Errorf("%d logits came back, want %d", len(logits), want)
 	}
 	return logits, err

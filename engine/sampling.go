@@ -30,14 +30,19 @@ func (e *Engine) newSequence(r *request, index, budget int) *sequence {
 // nearest 2^64 divided by the golden ratio, so that small seeds do not meet.
 const seedStep = 0x9e3779b97f4a7c15
 
-// advance takes the next token from the logits of the last row: the token, the
-// text it completes, and whether the choice ends with it.
+// advance chooses the next token from the logits of the last row and takes it.
 func (s *sequence) advance(logits []float32, out *outcome) {
 	drawn, err := s.sampler.Next(logits)
 	if err != nil {
 		out.err = fmt.Errorf("engine: logits of token %d: %w", len(s.tokens), err)
 		return
 	}
+	s.take(drawn, out)
+}
+
+// take appends the next token: it, the text it completes, and whether the
+// choice ends with it go to out.
+func (s *sequence) take(drawn sample.Result, out *outcome) {
 	s.sampler.Accept(drawn.ID)
 	s.tokens = append(s.tokens, drawn.ID)
 	out.token = Token{ID: drawn.ID, Logprob: drawn.Logprob, Top: drawn.Top, HasProb: s.params.Logprobs >= 0}

@@ -3,8 +3,10 @@ package engine
 import (
 	"slices"
 
+	"latent/device"
 	"latent/kvcache"
 	"latent/pathway"
+	"latent/sample"
 )
 
 // work is a sequence's part of a step.
@@ -36,7 +38,44 @@ func (e *Engine) schedule() bool {
 	if e.step.Preempted == 0 { // else what was freed would be handed out again at once
 		e.admit(&budget)
 	}
+	e.wantDraws()
 	return len(e.works) > 0
+}
+
+// wantDraws lets the model choose the tokens of the step, if none of its
+// sequences needs more than that of the logits.
+func (e *Engine) wantDraws() {
+	draws := e.batch.draws[:0]
+	for i := range e.works {
+		w := &e.works[i]
+		if w.probFrom < w.probTo {
+			return
+		}
+		if w.sampleAt < 0 {
+			continue
+		}
+		u, plain := w.seq.sampler.Uniform()
+		if !plain {
+			return
+		}
+		draws = append(draws, draw(&w.seq.params, u, e.cfg.Vocab))
+	}
+	e.batch.draws, e.batch.Draws = draws, draws
+}
+
+// draw translates parameters for the model.
+func draw(p *sample.Params, u float64, vocab int) device.Draw {
+	d := device.Draw{
+		Temperature: float32(p.Temperature), TopP: float32(p.TopP), MinP: float32(p.MinP),
+		TopK: int32(max(p.TopK, 0)), Vocabulary: int32(vocab), Uniform: u,
+	}
+	if p.Greedy() {
+		d.Temperature = 0
+	}
+	if p.Vocabulary > 0 {
+		d.Vocabulary = int32(min(p.Vocabulary, vocab))
+	}
+	return d
 }
 
 // scheduleDecodes gives every decoding sequence its row, the oldest first,

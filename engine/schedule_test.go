@@ -217,6 +217,7 @@ func TestRandomSchedules(t *testing.T) {
 		rounds = 10
 	}
 	var preemptions, evictions, hits int64
+	steps, drawn := 0, 0
 	for round := range rounds {
 		random := rand.New(rand.NewPCG(seed, uint64(round)))
 		pages := 3 + random.IntN(12)
@@ -301,8 +302,12 @@ func TestRandomSchedules(t *testing.T) {
 		checkRest(t, e)
 		s := e.Stats()
 		preemptions, evictions, hits = preemptions+s.Preemptions, evictions+s.Cache.Evictions, hits+s.Cache.HitTokens
+		steps, drawn = steps+m.steps, drawn+m.drawn
 	}
 	t.Logf("%d preemptions, %d evictions, %d tokens found in the prefix cache", preemptions, evictions, hits)
+	if drawn == 0 || drawn == steps {
+		t.Errorf("seed %d: the model chose the tokens of %d steps of %d", seed, drawn, steps)
+	}
 	if preemptions == 0 || evictions == 0 || hits == 0 {
 		t.Errorf("seed %d: %d preemptions, %d evictions, %d prefix hits: the schedules are too easy", seed, preemptions, evictions, hits)
 	}

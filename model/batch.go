@@ -16,6 +16,14 @@ type Batch struct {
 	Plan    *pathway.Plan
 	// LogitRows are the rows of the step whose logits are computed, ascending.
 	LogitRows []int32
+	// Draws, if not nil, says for each of the LogitRows how to choose a token
+	// from its logits.
+	Draws []device.Draw
+
+	// IDs is set by Forward if there are Draws and the device chooses tokens
+	// itself: a token for each of the LogitRows, −1 where the logits allow none.
+	// They are valid until the next call. Otherwise it is nil.
+	IDs []int32
 
 	// Times is set by Forward: what the attention of all layers took. It is 0 if
 	// the pass had a trace of layers, which leaves no marks within them.

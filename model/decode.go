@@ -101,6 +101,9 @@ func (m *Model) newDecodeStep(rows, context int) *decodeStep {
 	for i := range rows {
 		s.batch.LogitRows = append(s.batch.LogitRows, int32(i))
 	}
+	if m.sampler != nil { // whether or not the batches of this step want it
+		s.batch.Draws = make([]device.Draw, rows)
+	}
 	s.sched = schedule{absorb: [][]device.Run{s.attend}, widestA: rows}
 	if m.cfg.Indexer != nil {
 		s.sched.score = []scoreChunk{{form: device.SelectIndices, columns: context, runs: s.score}}
@@ -122,6 +125,10 @@ func (s *decodeStep) set(m *Model, b *Batch) {
 		step.Tokens[i], step.Positions[i], step.Slots[i] = 0, 0, m.decode.spare*device.PageTokens
 		step.Seqs[i] = device.Seq{Row: i, Rows: 1, Pages: spare}
 	}
+	for i := range s.batch.Draws {
+		s.batch.Draws[i] = device.Draw{Vocabulary: int32(m.cfg.Vocab)}
+	}
+	copy(s.batch.Draws, b.Draws)
 	for i := range step.Seqs {
 		pos := step.Seqs[i].Prefix
 		run := device.Run{Seq: i, Row: i, Rows: 1, Pos: pos, KeyTo: pos + 1, Sel: -1}
@@ -138,13 +145,13 @@ func (s *decodeStep) set(m *Model, b *Batch) {
 	}
 }
 
-// forwardDecode runs a captured step and returns the logits of its first n rows.
-func (m *Model) forwardDecode(s *decodeStep, n int) ([]float32, error) {
+// forwardDecode runs the captured step s of b.
+func (m *Model) forwardDecode(s *decodeStep, b *Batch) ([]float32, error) {
 	sched := m.sched
 	m.sched = s.sched
 	defer func() { m.sched = sched }()
 	if s.graph != nil && s.moved == m.moved() && s.graph.Replay() {
-		return m.readLogits(n)
+		return m.readOut(b)
 	}
 	s.free()
 	s.graph = nil
@@ -159,7 +166,7 @@ func (m *Model) forwardDecode(s *decodeStep, n int) ([]float32, error) {
 		if err := m.enqueue(&s.batch, nil); err != nil {
 			return nil, err
 		}
-		return m.readLogits(n)
+		return m.readOut(b)
 	}
 	graph, err := m.decode.capture.Capture(&s.batch.Step, s.context/device.PageTokens, func() {
 		// Without a trace there is nothing that could fail.
@@ -172,7 +179,7 @@ func (m *Model) forwardDecode(s *decodeStep, n int) ([]float32, error) {
 	if !graph.Replay() {
 		return nil, fmt.Errorf("model: decode step of %d rows: its memory moved while it was captured", len(s.batch.Step.Tokens))
 	}
-	return m.readLogits(n)
+	return m.readOut(b)
 }
 
 // moved counts what a graph would no longer find where it was: buffers of the

@@ -2,6 +2,7 @@ package model
 
 import (
 	"fmt"
+	"slices"
 	"time"
 	"unsafe"
 
@@ -25,7 +26,8 @@ type Trace struct {
 }
 
 // Forward runs the batch and returns the logits of its LogitRows, row-major
-// [len(LogitRows), vocabulary]. They are valid until the next call.
+// [len(LogitRows), vocabulary], or nil if it sets Batch.IDs instead. They are
+// valid until the next call.
 //
 // New tokens' latents and index keys are stored in the cache whatever the
 // pathway, so that later steps may take any other.
@@ -33,10 +35,10 @@ func (m *Model) Forward(b *Batch, trace *Trace) ([]float32, error) {
 	if m.cache == nil {
 		return nil, fmt.Errorf("model: forward without an attention cache")
 	}
-	b.Times = Times{}
+	b.Times, b.IDs = Times{}, nil
 	if trace == nil {
 		if s := m.decodeStepFor(b); s != nil {
-			return m.forwardDecode(s, len(b.LogitRows))
+			return m.forwardDecode(s, b)
 		}
 	}
 	m.dev.Begin(&b.Step)
@@ -48,7 +50,7 @@ func (m *Model) Forward(b *Batch, trace *Trace) ([]float32, error) {
 	if err := m.enqueue(b, trace); err != nil {
 		return nil, err
 	}
-	logits, err := m.readLogits(len(b.LogitRows))
+	logits, err := m.readOut(b)
 	if err != nil {
 		return nil, err
 	}
@@ -98,11 +100,33 @@ func (m *Model) logits(b *Batch, h device.Tensor) {
 	}
 	normed := m.work.tensor(slotLastNormed, m.act, rows, h.Cols)
 	m.dev.RMSNorm(normed, last, m.norm, m.cfg.Eps)
-	m.dev.Linear(m.work.tensor(slotLogits, device.F32, rows, m.cfg.Vocab), normed, m.head, false)
+	out := m.work.tensor(slotLogits, device.F32, rows, m.cfg.Vocab)
+	m.dev.Linear(out, normed, m.head, false)
+	if m.samples(b) {
+		m.sampler.Sample(m.work.tensor(slotIDs, device.I32, rows, 1), out, b.Draws)
+	}
 }
 
-// readLogits waits for the pass and returns the first rows of its logits.
-func (m *Model) readLogits(rows int) ([]float32, error) {
+// samples tells whether the device chooses the batch's tokens.
+func (m *Model) samples(b *Batch) bool {
+	return m.sampler != nil && b.Draws != nil && len(b.LogitRows) > 0
+}
+
+// readOut waits for the pass and takes what came of it: token ids if the device
+// chose tokens, else logits.
+func (m *Model) readOut(b *Batch) ([]float32, error) {
+	rows := len(b.LogitRows)
+	if m.samples(b) {
+		m.hostIDs = slices.Grow(m.hostIDs[:0], rows)[:rows]
+		if err := m.dev.Download(bytesOf(m.hostIDs), m.work.tensor(slotIDs, device.I32, rows, 1)); err != nil {
+			return nil, fmt.Errorf("model: forward: %w", err)
+		}
+		if err := m.dev.Sync(); err != nil {
+			return nil, fmt.Errorf("model: forward: %w", err)
+		}
+		b.IDs = m.hostIDs
+		return nil, nil
+	}
 	need := rows * m.cfg.Vocab
 	if cap(m.hostLogits) < need {
 		m.hostLogits = make([]float32, need)
@@ -169,6 +193,7 @@ func (m *Model) reserve(b *Batch) error {
 	w.tensor(slotLast, m.act, rows, c.Hidden)
 	w.tensor(slotLastNormed, m.act, rows, c.Hidden)
 	w.tensor(slotLogits, device.F32, rows, c.Vocab)
+	w.tensor(slotIDs, device.I32, rows, 1)
 	return w.err
 }
 
@@ -221,6 +246,6 @@ func (m *Model) read(t device.Tensor) ([]float32, error) {
 }
 
 // bytesOf returns the memory of f as bytes, in the machine's byte order.
-func bytesOf(f []float32) []byte {
+func bytesOf[T float32 | int32](f []T) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(f))), 4*len(f))
 }

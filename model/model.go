@@ -50,6 +50,8 @@ type Model struct {
 	decode         decoder
 	scoredRows     []int32
 	hostLogits     []float32
+	hostIDs        []int32
+	sampler        device.Sampler // nil if the device does not choose tokens
 	timing         timing
 }
 

@@ -38,6 +38,7 @@ const (
 	slotLast
 	slotLastNormed
 	slotLogits
+	slotIDs
 	numSlots
 )
 

@@ -40,6 +40,9 @@ func Defaults() Params {
 	return Params{Temperature: 1, TopP: 1, RepetitionPenalty: 1, Logprobs: -1}
 }
 
+// Greedy tells whether the most likely token is taken, without chance.
+func (p *Params) Greedy() bool { return p.Temperature < greedyBelow }
+
 // greedyBelow is the temperature below which the most likely token is taken.
 const greedyBelow = 1e-6
 

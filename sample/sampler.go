@@ -120,7 +120,7 @@ func (s *Sampler) Next(logits []float32) (Result, error) {
 		best, err = argmax(logits)
 	}
 	r := Result{ID: best}
-	if err == nil && s.params.Temperature >= greedyBelow {
+	if err == nil && !s.params.Greedy() {
 		u := uniform(s.params.Seed, uint64(s.accepts))
 		r.ID = s.sample(logits, best, u)
 	}
@@ -133,6 +133,16 @@ func (s *Sampler) Next(logits []float32) (Result, error) {
 		r.Top = raw.top(logits, s.params.Logprobs, r.ID)
 	}
 	return r, nil
+}
+
+// Uniform returns the random number in [0, 1) that Next will draw with, and
+// whether the parameters Temperature, TopK, TopP, MinP and Vocabulary alone say
+// the rest: no logits are edited and no log probabilities wanted. Then something
+// else may choose the token, to be told with Accept.
+func (s *Sampler) Uniform() (u float64, plain bool) {
+	p := &s.params
+	plain = len(s.biases) == 0 && !s.counts && p.Logprobs < 0 && (s.accepts >= p.MinTokens || len(p.StopIDs) == 0)
+	return uniform(p.Seed, uint64(s.accepts)), plain
 }
 
 // argmax returns the largest logit's id, the lowest of equal ones.
