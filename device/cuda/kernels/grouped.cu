@@ -18,6 +18,9 @@
 //          plain: bf16 [pairs, outPitch], columns from outFirst on
 //
 // One producer warp loads, two warp groups multiply 128 outputs each.
+//
+//latent:unit grouped_bf16 hot F8=0
+//latent:unit grouped_f8 hot F8=1
 
 static constexpr int OUTPUTS = 256;  // of a tile
 static constexpr int TOKENS = 128;   // of a tile, at most

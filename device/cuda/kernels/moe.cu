@@ -5,6 +5,8 @@
 // A pair is one choice j of one token t, t·Ke + j. Pairs sorted by expert (then
 // by t and j) are the rows of all intermediate results; place[pair] is the row.
 // All of it stays on the device: nothing depends on counts that the host reads.
+//
+//latent:unit moe
 
 // ---- order of the pairs ----
 

@@ -5,6 +5,8 @@
 //
 // A block computes 64 rows of an expert by 64 rows of its weights, 4x4 to a
 // thread: outputs tx, tx+16, tx+32, tx+48 of rows 4ty..4ty+3.
+//
+//latent:unit moe_generic
 
 static constexpr int ROWS = 64;  // of a tile: what moe_route is told
 static constexpr int K_STEP = 16;
