@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"errors"
 	"fmt"
 	"unsafe"
 )
@@ -35,8 +36,8 @@ const (
 // ring begins at a page, so params do at such a multiple.
 type command struct {
 	params [maxParams]byte
+	_      [(64 - unsafe.Sizeof(arguments{})%64) % 64]byte
 	arguments
-	_ [(64 - unsafe.Sizeof(arguments{})%64) % 64]byte
 }
 
 // arguments are those of any operation.
@@ -70,22 +71,20 @@ func (e *Executor) run(c *command) (answered bool, answer error) {
 		e.err = e.lost
 		return true, err
 	case opAlways:
-		return true, c.f()
-	case opCleanup:
-		if err := c.f(); err != nil && e.err == nil {
-			e.err = err
-		}
-		return false, nil
-	case opFree:
-		if r := e.api.free(c.dst); r != success && e.err == nil {
-			e.fail("cuMemFree", fmt.Sprintf("%#x", c.dst), r)
-		}
-		return false, nil
+		return true, e.noteLost(c.f())
 	case opDo:
 		if e.err != nil {
 			return true, e.err
 		}
-		return true, c.f()
+		return true, e.noteLost(c.f())
+	case opCleanup:
+		e.stick(c.f())
+		return false, nil
+	case opFree:
+		if r := e.api.free(c.dst); r != success {
+			e.fail("cuMemFree", fmt.Sprintf("%#x", c.dst), r)
+		}
+		return false, nil
 	}
 	if e.err != nil {
 		return false, nil
@@ -115,7 +114,8 @@ func (e *Executor) run(c *command) (answered bool, answer error) {
 		}
 		e.waitIfAsked("a graph")
 	case opEnqueue:
-		e.err = c.queue(e.stream)
+		e.stick(c.queue(e.stream))
+		e.waitIfAsked("a library's work")
 	}
 	return false, nil
 }
@@ -125,7 +125,7 @@ func (e *Executor) runLaunch(c *command) {
 	f := c.launch.Function
 	if f.prepare != nil {
 		if err := f.prepare(&c.launch); err != nil {
-			e.err = err
+			e.stick(err)
 			return
 		}
 	}
@@ -139,7 +139,7 @@ func (e *Executor) runLaunch(c *command) {
 
 // waitIfAsked waits for what was just launched, if SyncEnv says so.
 func (e *Executor) waitIfAsked(what string) {
-	if !e.syncAlways || e.recording {
+	if !e.syncAlways || e.recording || e.err != nil {
 		return
 	}
 	if r := e.api.syncStream(e.stream); r != success {
@@ -148,12 +148,28 @@ func (e *Executor) waitIfAsked(what string) {
 }
 
 // fail makes a result the executor's error, if it has none.
-func (e *Executor) fail(function, detail string, r result) {
-	err := e.api.check(function, detail, r)
+func (e *Executor) fail(function, detail string, r result) { e.stick(e.api.check(function, detail, r)) }
+
+// stick makes err, if there is one, the executor's error, if it has none.
+func (e *Executor) stick(err error) {
 	if e.err == nil {
 		e.err = err
 	}
-	if r.lost() && e.lost == nil {
-		e.lost = e.err
+	_ = e.noteLost(err) // it is err
+}
+
+// noteLost remembers an error that ended the context, for all that follows, and
+// returns err.
+func (e *Executor) noteLost(err error) error {
+	if err == nil || e.lost != nil {
+		return err
 	}
+	var failed *Error
+	if errors.As(err, &failed) && failed.Lost() {
+		e.lost = err
+		if e.err == nil {
+			e.err = err
+		}
+	}
+	return err
 }

@@ -5,8 +5,12 @@ import (
 	"fmt"
 )
 
-// ErrClosed is returned by methods of a closed executor.
-var ErrClosed = errors.New("driver: the executor is closed")
+// Errors to be told apart with errors.Is.
+var (
+	ErrClosed      = errors.New("driver: the executor is closed")
+	ErrNoDevice    = errors.New("there is no GPU")
+	ErrOutOfMemory = errors.New("out of device memory")
+)
 
 // result is a CUresult.
 type result int32
@@ -76,10 +80,9 @@ func (e *Error) Error() string {
 // every later call fails, and only a new process gets a working one.
 func (e *Error) Lost() bool { return result(e.Code).lost() }
 
-// IsOutOfMemory tells whether an error says that device memory was used up.
-func IsOutOfMemory(err error) bool {
-	var e *Error
-	return errors.As(err, &e) && result(e.Code) == outOfMemory && e.Name != ""
+// Is matches ErrNoDevice and ErrOutOfMemory.
+func (e *Error) Is(target error) bool {
+	return target == ErrNoDevice && e.Name == "CUDA_ERROR_NO_DEVICE" || target == ErrOutOfMemory && e.Name == "CUDA_ERROR_OUT_OF_MEMORY"
 }
 
 // SyncEnv names the environment variable that makes executors wait for every

@@ -29,6 +29,7 @@ type Executor struct {
 	context    uintptr
 	stream     uintptr
 	syncAlways bool // SyncEnv
+	spin       bool // there is another thread to wait for
 
 	// The ring. Slots [head, tail) wait; the mutex is the producers', head is
 	// the consumer's.
@@ -65,7 +66,7 @@ func NewExecutor(c *CUDA, ordinal int) (*Executor, error) {
 
 func newExecutor(a *api, info DeviceInfo) (*Executor, error) {
 	e := &Executor{
-		api: a, info: info, syncAlways: os.Getenv(SyncEnv) == "1",
+		api: a, info: info, syncAlways: os.Getenv(SyncEnv) == "1", spin: runtime.GOMAXPROCS(0) > 1,
 		ring: make([]command, ringSize), wake: make(chan struct{}, 1), room: make(chan struct{}, 1), answers: make(chan error),
 	}
 	started := make(chan error)
@@ -151,7 +152,7 @@ func (e *Executor) close() error {
 
 // sleep returns when there may be a command after head.
 func (e *Executor) sleep(head uint64) {
-	if runtime.GOMAXPROCS(0) > 1 {
+	if e.spin {
 		for start := time.Now(); time.Since(start) < spinTime; {
 			for range 32 { // time.Since costs as much as some loads
 				if e.tail.Load() != head {

@@ -29,11 +29,23 @@ func (e *Executor) Capture(f func() error) (*Graph, error) {
 		return nil, err
 	}
 	e.setCapturing(true)
+	ended := false
+	defer func() { // f panicked
+		if !ended {
+			_, _ = e.endCapture(nil)
+		}
+	}()
 	failed := f()
-	e.setCapturing(false)
+	ended = true
+	return e.endCapture(failed)
+}
 
+// endCapture makes a graph of what was recorded, or discards it if something
+// failed.
+func (e *Executor) endCapture(failed error) (*Graph, error) {
+	e.setCapturing(false)
 	g := &Graph{executor: e}
-	err = e.ask(opAlways, func() error {
+	err := e.ask(opAlways, func() error {
 		e.recording = false
 		graph, r := e.api.endCapture(e.stream)
 		queued := e.err
@@ -50,12 +62,13 @@ func (e *Executor) Capture(f func() error) (*Graph, error) {
 		if g.exec, r = e.api.instantiate(graph); r != success {
 			return e.api.check("cuGraphInstantiate", "", r)
 		}
-		return e.api.check("cuGraphUpload", "", e.api.uploadGraph(g.exec, e.stream))
+		if r = e.api.uploadGraph(g.exec, e.stream); r != success {
+			e.api.destroyExec(g.exec)
+			return e.api.check("cuGraphUpload", "", r)
+		}
+		return nil
 	})
 	if err != nil {
-		if g.exec != 0 {
-			g.Free()
-		}
 		return nil, err
 	}
 	return g, nil

@@ -104,7 +104,7 @@ func (s Search) open(w wanted) (*library, error) {
 			}
 			return l, nil
 		}
-		if c.folder != "" {
+		if c.folder != "" || !strings.HasPrefix(err.Error(), c.name+": cannot open shared object file") { // which says that there is none
 			failure.Failed = append(failure.Failed, err)
 		}
 	}

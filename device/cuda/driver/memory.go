@@ -77,15 +77,21 @@ func (e *Executor) AllocPinned(n int64) (*Pinned, error) {
 // Bytes is the memory.
 func (p *Pinned) Bytes() []byte { return p.bytes }
 
-// Free gives the memory back after everything queued before; Bytes must not be
-// used any more.
+// Free gives the memory back after everything queued before is done; Bytes must
+// not be used any more.
 func (p *Pinned) Free() {
 	if len(p.bytes) == 0 {
 		return
 	}
 	e, memory := p.executor, unsafe.Pointer(&p.bytes[0])
 	p.bytes = nil
-	e.cleanup(func() error { return e.api.check("cuMemFreeHost", "", e.api.freeHost(memory)) })
+	e.cleanup(func() error {
+		r := e.api.syncStream(e.stream) // the device may still be reading
+		if r == success {
+			r = e.api.freeHost(memory)
+		}
+		return e.api.check("cuMemFreeHost", "", r)
+	})
 }
 
 // Upload queues a copy of n bytes of src from offset. They must not change

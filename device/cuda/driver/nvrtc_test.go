@@ -45,3 +45,11 @@ func TestCompile(t *testing.T) {
 		t.Errorf("a virtual architecture gives %v", err)
 	}
 }
+
+// TestCompileGPUKernels compiles what the tests on a GPU run.
+func TestCompileGPUKernels(t *testing.T) {
+	n := openNVRTC(t)
+	if _, log, err := n.Compile("gpu.cu", gpuSource, []string{"--gpu-architecture=sm_90a", "--std=c++17", "-default-device"}); err != nil || log != "" {
+		t.Errorf("%+v\n%s", err, log)
+	}
+}

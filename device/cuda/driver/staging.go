@@ -47,7 +47,7 @@ func (e *Executor) UploadBytes(dst Ptr, src []byte) {
 		}
 		n := min(len(src), stagingBytes-s.used)
 		buffer := s.halves[s.half][s.used : s.used+n]
-		copyParallel(buffer, src[:n])
+		copyParallel(buffer, src[:n], stagingCopiers)
 		e.copyIn(dst, buffer)
 		s.used = min(stagingBytes, (s.used+n+255)&^255)
 		dst, src = dst+Ptr(n), src[n:]
@@ -104,10 +104,10 @@ func (s *staging) free(a *api) {
 	*s = staging{}
 }
 
-// copyParallel is copy, by several goroutines where that pays.
-func copyParallel(dst, src []byte) {
+// copyParallel is copy, by up to copiers goroutines where that pays.
+func copyParallel(dst, src []byte, copiers int) {
 	const least = 256 << 10 // bytes for each goroutine
-	parts := min(stagingCopiers, len(src)/least)
+	parts := min(copiers, len(src)/least)
 	if parts < 2 {
 		copy(dst, src)
 		return
