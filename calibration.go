@@ -52,12 +52,15 @@ func findCalibration(name string, key pathway.Key, info device.Info) (pathway.Ca
 	return c, name, err
 }
 
-// coreRates returns rough rates of one CPU core, operations and bytes a second,
-// for estimates: what the kernels of each tier reached on a 2.5 GHz server
-// core. Only their proportion matters.
-func coreRates(tier string) (flops, bandwidth float64) {
+// workerRates returns rough rates of one CPU core or GPU multiprocessor,
+// operations and bytes a second, for estimates: what the kernels of each tier
+// reached on a 2.5 GHz server core, and about 0.85 of what attention and copies
+// reach at best on an H200. Only their proportion matters.
+func workerRates(tier string) (flops, bandwidth float64) {
 	bandwidth = 10e9
 	switch tier {
+	case "sm_90a":
+		return 5e12, 30e9
 	case "avx512-bf16", "avx512":
 		return 90e9, bandwidth
 	case "avx2":
@@ -68,7 +71,7 @@ func coreRates(tier string) (flops, bandwidth float64) {
 
 func estimate(key pathway.Key, info device.Info) pathway.Calibration {
 	workers := float64(max(1, info.Workers))
-	flops, bandwidth := coreRates(info.Tier)
+	flops, bandwidth := workerRates(info.Tier)
 	c := pathway.Estimate(key.Geometry, flops*workers, bandwidth*workers)
 	c.Key = key
 	return c
@@ -106,15 +109,19 @@ func NewPlanner(opts Options, m Machine) (*pathway.Planner, string, error) {
 				m.Flops, m.Bandwidth)
 		}
 	}
-	dev, err := cpu.New(cpu.Options{Threads: opts.Threads})
-	if err != nil {
-		return nil, "", &DeviceError{err}
+	if m.Flops > 0 {
+		opts.Device = kindCPU // whatever this machine has is not asked for
 	}
-	info := dev.Info()
-	if err := dev.Close(); err != nil {
+	dev, _, err := openDevice(opts)
+	if err != nil {
 		return nil, "", err
 	}
-	arithmetic, format := opts.formats(c.Config)
+	defer dev.Close()
+	info := dev.Info()
+	if opts, err = opts.onDevice(info); err != nil {
+		return nil, "", err
+	}
+	arithmetic, format := opts.formats(c.Config, info)
 	g := model.Geometry(c.Config, format)
 	if m.Heads > 0 {
 		g.Heads = m.Heads
@@ -127,14 +134,28 @@ func NewPlanner(opts Options, m Machine) (*pathway.Planner, string, error) {
 	} else if costs, source, err = findCalibration(opts.Calibration, key, info); err != nil {
 		return nil, "", err
 	}
-	kvBytes := cpu.KVBytesPerKey(g.Heads, g.Nope, g.Rope, g.Value)
-	workspace := opts.MHAWorkspaceBytes
-	if workspace == 0 {
-		workspace = model.DefaultExpandBytes
-	}
-	p, err := pathway.New(opts.planner(g, costs, workspace, kvBytes))
+	p, err := pathway.New(opts.planner(g, costs, opts.MHAWorkspaceBytes, kvBytesPerKey(dev, g)))
 	return p, source, err
 }
+
+// kvBytesPerKey returns the workspace that one expanded key takes, without the
+// weights that make it.
+func kvBytesPerKey(dev device.Device, g pathway.Geometry) int64 {
+	if dev.Info().Kind == kindCPU {
+		return cpu.KVBytesPerKey(g.Heads, g.Nope, g.Rope, g.Value)
+	}
+	const many = 1 << 10
+	return (dev.KVBytes(kvShape{g}, g.Rope, many) + many - 1) / many
+}
+
+// kvShape is a device.KVB that has sizes only.
+type kvShape struct{ g pathway.Geometry }
+
+func (s kvShape) Heads() int   { return s.g.Heads }
+func (s kvShape) Nope() int    { return s.g.Nope }
+func (s kvShape) Value() int   { return s.g.Value }
+func (s kvShape) Latent() int  { return s.g.Latent }
+func (s kvShape) Bytes() int64 { return 0 }
 
 // planner returns the planner's configuration.
 func (o Options) planner(g pathway.Geometry, c pathway.Calibration, workspace, kvBytesPerKey int64) pathway.Config {

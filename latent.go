@@ -27,7 +27,7 @@ import (
 	"latent/checkpoint"
 	"latent/demo"
 	"latent/device"
-	"latent/device/cpu"
+	"latent/device/cuda/driver"
 	"latent/engine"
 	"latent/model"
 	"latent/pathway"
@@ -42,6 +42,7 @@ type Loaded struct {
 	opts        Options
 	checkpoint  *checkpoint.Checkpoint
 	device      device.Device
+	why         string // why the device is not a GPU, if that was left open
 	model       *model.Model
 	planner     *pathway.Planner
 	calibration pathway.Calibration
@@ -67,11 +68,16 @@ type Engine struct {
 // and measurements. It may take a while for large models; ctx cancels it
 // between steps.
 func Load(ctx context.Context, opts Options) (*Loaded, error) {
+	return load(ctx, opts, false)
+}
+
+// load loads a model, for an engine or not.
+func load(ctx context.Context, opts Options, serving bool) (*Loaded, error) {
 	opts, err := opts.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	l := &Loaded{opts: opts}
+	l := &Loaded{opts: opts, serving: serving}
 	for _, step := range []func() error{l.openCheckpoint, l.openDevice, l.loadModel, l.plan, l.allocate} {
 		if err = ctx.Err(); err == nil {
 			err = step()
@@ -85,7 +91,7 @@ func Load(ctx context.Context, opts Options) (*Loaded, error) {
 
 // Open loads a model and starts its engine.
 func Open(ctx context.Context, opts Options) (*Engine, error) {
-	l, err := Load(ctx, opts)
+	l, err := load(ctx, opts, true)
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +99,6 @@ func Open(ctx context.Context, opts Options) (*Engine, error) {
 	if e.engine, err = engine.New(l.engineConfig()); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	l.serving = true
 	return e, nil
 }
 
@@ -134,12 +139,12 @@ func OpenCheckpoint(o Options) (*checkpoint.Checkpoint, error) {
 }
 
 func (e *Loaded) openDevice() error {
-	dev, err := cpu.New(cpu.Options{Threads: e.opts.Threads})
-	if err != nil {
-		return &DeviceError{err}
+	var err error
+	if e.device, e.why, err = openDevice(e.opts); err != nil {
+		return err
 	}
-	e.device = dev
-	return nil
+	e.opts, err = e.opts.onDevice(e.device.Info())
+	return err
 }
 
 func (e *Loaded) loadModel() error {
@@ -147,11 +152,15 @@ func (e *Loaded) loadModel() error {
 	if e.opts.MaxContext > cfg.MaxPos {
 		return &OptionError{"MaxContext", fmt.Sprint(e.opts.MaxContext), fmt.Sprintf("at most the %d positions that the model has", cfg.MaxPos)}
 	}
-	arithmetic, format := e.opts.formats(cfg)
-	m, err := model.Load(e.device, cfg, e.checkpoint.Weights, model.Options{
-		Arithmetic: arithmetic, CacheFormat: format, MaxContext: e.opts.MaxContext,
-		ExpandBytes: e.opts.MHAWorkspaceBytes,
-	})
+	info := e.device.Info()
+	m, err := model.Load(e.device, cfg, e.checkpoint.Weights, e.opts.modelOptions(cfg, info))
+	if errors.Is(err, driver.ErrOutOfMemory) {
+		mem := Memory{}
+		for _, t := range e.checkpoint.Stored() {
+			mem.Weights += t.Bytes
+		}
+		return &MemoryError{Total: info.Memory, Memory: mem, Err: err}
+	}
 	if err != nil {
 		return &CheckpointError{err}
 	}
@@ -179,7 +188,12 @@ func (e *Loaded) allocate() error {
 		total = assumedMemory
 	}
 	budget := int64(float64(total) * o.MemFractionStatic)
-	mem := Memory{Budget: budget, Weights: m.Bytes(), Workspace: m.WorkspaceBytes(o.ChunkedPrefillSize + o.MaxRunning)}
+	steps := engine.Config{ChunkTokens: o.ChunkedPrefillSize, MaxRunning: o.MaxRunning}
+	rows, logits := steps.StepTokens(), steps.StepTokens()
+	if e.serving {
+		logits = steps.LogitRows()
+	}
+	mem := Memory{Budget: budget, Weights: m.Bytes(), Workspace: m.WorkspaceBytes(rows, logits)}
 	page := m.CacheSpec(1).TokenBytes() * device.PageTokens
 	pagesFor := func(tokens int) int { return (tokens + device.PageTokens - 1) / device.PageTokens }
 	// More than every running sequence at full length is of no use but as a
@@ -195,7 +209,9 @@ func (e *Loaded) allocate() error {
 		return &MemoryError{Need: int64(least) * page, Memory: mem, Total: total}
 	}
 	mem.Cache = int64(mem.Pages) * page
-	if err := m.AllocateCache(mem.Pages); err != nil {
+	if err := m.AllocateCache(mem.Pages); errors.Is(err, driver.ErrOutOfMemory) {
+		return &MemoryError{Total: total, Memory: mem, Err: err}
+	} else if err != nil {
 		return &DeviceError{err}
 	}
 	e.memory = mem
@@ -317,7 +333,11 @@ func (e *Engine) LogStart(log *slog.Logger) {
 	info, c := e.device.Info(), e.planner.Config()
 	log.Info("model", "name", e.Name(), "type", e.Config().ModelType, "weights_bytes", e.memory.Weights,
 		"arithmetic", e.model.Options().Arithmetic.String(), "kv_cache", e.model.Options().CacheFormat.String())
-	log.Info("device", "kind", info.Kind, "name", info.Name, "tier", info.Tier, "workers", info.Workers)
+	line := []any{"kind", info.Kind, "name", info.Name, "tier", info.Tier, "workers", info.Workers}
+	if e.why != "" {
+		line = append(line, "no_gpu", e.why)
+	}
+	log.Info("device", line...)
 	log.Info("memory", "budget_bytes", e.memory.Budget, "workspace_bytes", e.memory.Workspace,
 		"cache_bytes", e.memory.Cache, "cache_tokens", e.memory.Pages*device.PageTokens, "max_context", e.MaxContext())
 	log.Info("attention", "policy", c.Policy.String(), "threshold", c.Threshold, "deterministic", c.Deterministic,

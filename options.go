@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	"latent/checkpoint"
 	"latent/device"
 	"latent/engine"
 	"latent/pathway"
@@ -25,13 +24,20 @@ type Options struct {
 	// ConfigOverride is a JSON object laid over config.json.
 	ConfigOverride string
 
-	// Threads is the number of CPU threads, 0 for all.
+	// Device is where to compute: "cpu", "cuda", or "auto" (or ""): the GPU if
+	// there is one that can be used, else the CPU.
+	Device string
+	// CUDAPath is a folder to look for CUDA's libraries in before all others: a
+	// toolkit, or a folder with the libraries.
+	CUDAPath string
+	// Threads is the number of CPU threads, 0 for all. GPUs do without.
 	Threads int
-	// DType is the arithmetic: "auto" (the checkpoint's), "float32" or
-	// "bfloat16". Weights stored in a narrower type stay in it.
+	// DType is the arithmetic: "auto" (the checkpoint's; bfloat16 on a GPU),
+	// "float32" (CPU only) or "bfloat16". Weights stored in a narrower type stay
+	// in it.
 	DType string
 	// KVCacheDType is the format of the attention cache: "auto" (that of the
-	// arithmetic), "float32", "bfloat16" or "fp8_e4m3".
+	// arithmetic), "float32" (CPU only), "bfloat16" or "fp8_e4m3".
 	KVCacheDType string
 
 	// AttentionPolicy is "adaptive" (or ""), "threshold", "mla" or "mha".
@@ -42,28 +48,33 @@ type Options struct {
 	// the model's function.
 	AllowApproximate bool
 	// Deterministic makes a request's answer independent, bit for bit, of what
-	// else is in the batch, of chunking and of cache hits.
+	// else is in the batch, of chunking and of cache hits. Not every device can.
 	Deterministic bool
 	// Calibration is the file with the costs of attention on this machine, or
 	// "builtin" for an estimate; "" takes what `latent calibrate` left in the
 	// user's cache folder, if anything.
 	Calibration string
-	// MHAWorkspaceBytes bounds the expanded keys and values of MHA; 0: 256 MiB.
+	// MHAWorkspaceBytes bounds the expanded keys and values of MHA; 0: 256 MiB on
+	// the CPU, 1 GiB on a GPU.
 	MHAWorkspaceBytes int64
 
 	// MaxContext bounds the tokens of a sequence; 0: what the model allows.
 	MaxContext int
-	// MaxRunning bounds the sequences in a step (0: 64), MaxQueued the requests
-	// that wait (0: 2048), ChunkedPrefillSize the prompt tokens in a step (0: 512).
+	// MaxRunning bounds the sequences in a step (0: 64, on a GPU 256), MaxQueued
+	// the requests that wait (0: 2048), ChunkedPrefillSize the prompt tokens in a
+	// step (0: 512, on a GPU 8192).
 	MaxRunning, MaxQueued, ChunkedPrefillSize int
 	// MaxTotalTokens is the size of the attention cache in tokens; 0: what the
 	// memory has room for, as far as it is of use.
 	MaxTotalTokens int
 	// MemFractionStatic is the share of the device's memory for weights,
-	// workspace and cache; 0: 0.7. Where the system does not tell how much memory
-	// there is (anything but Linux), 8 GiB are assumed.
+	// workspace and cache; 0: 0.7, on a GPU 0.88. Where the system does not tell
+	// how much memory there is (anything but Linux), 8 GiB are assumed.
 	MemFractionStatic float64
 
+	// Progress, if not nil, is told in a line each what loading waits for, and
+	// what a person should know about how it went.
+	Progress func(line string)
 	// Observer is told of every step; see engine.Observer.
 	Observer engine.Observer
 
@@ -112,17 +123,36 @@ type MemoryError struct {
 	Need   int64 // bytes the cache would take at least
 	Total  int64 // of the device
 	Memory Memory
+	// Err is what the device said, if it refused memory: while it loaded the
+	// weights, or for a cache that the budget has room for. The weights are then
+	// counted as they are stored.
+	Err error
 }
 
 func (e *MemoryError) Error() string {
 	m := e.Memory
-	return fmt.Sprintf("not enough memory: of %d MiB (%d MiB of the device's memory times mem-fraction-static), weights take %d MiB and "+
-		"workspace %d MiB, but the attention cache needs %d MiB; raise mem-fraction-static, or lower max-total-tokens, "+
-		"chunked-prefill-size, mha-workspace-bytes or the cache's precision (kv-cache-dtype)",
-		m.Budget>>20, e.Total>>20, m.Weights>>20, m.Workspace>>20, (e.Need+1<<20-1)>>20)
+	mib := func(bytes int64) int64 { return (bytes + 1<<20 - 1) >> 20 }
+	switch {
+	case e.Err == nil:
+		return fmt.Sprintf("not enough memory: of %d MiB (%d MiB of the device's memory times mem-fraction-static), weights take %d MiB and "+
+			"workspace %d MiB, but the attention cache needs %d MiB; raise mem-fraction-static, or lower max-total-tokens, "+
+			"chunked-prefill-size, max-running-requests, mha-workspace-bytes or the cache's precision (kv-cache-dtype)",
+			m.Budget>>20, e.Total>>20, m.Weights>>20, m.Workspace>>20, mib(e.Need))
+	case m.Cache > 0:
+		return fmt.Sprintf("not enough memory: of the device's %d MiB the plan gives weights %d MiB, workspace %d MiB and the attention cache %d MiB, "+
+			"but others seem to hold some of it: %v; end them, or lower mem-fraction-static or max-total-tokens",
+			e.Total>>20, m.Weights>>20, m.Workspace>>20, m.Cache>>20, e.Err)
+	}
+	return fmt.Sprintf("not enough memory: the weights take about %d MiB, the device has %d MiB: %v; end what else holds memory there, take a "+
+		"smaller model, or with load-format dummy fewer layers (json-model-override-args '{\"num_hidden_layers\": N}')",
+		mib(m.Weights), e.Total>>20, e.Err)
 }
 
-// withDefaults checks the options and fills in what is left open.
+// Unwrap returns what the device said.
+func (e *MemoryError) Unwrap() error { return e.Err }
+
+// withDefaults checks the options and fills in what is left open and does not
+// depend on the device; see onDevice for the rest.
 func (o Options) withDefaults() (Options, error) {
 	for _, c := range []struct {
 		name    string
@@ -130,6 +160,7 @@ func (o Options) withDefaults() (Options, error) {
 		choices []string // the first is the default
 	}{
 		{"LoadFormat", &o.LoadFormat, []string{"auto", "dummy"}},
+		{"Device", &o.Device, []string{"auto", kindCPU, kindCUDA}},
 		{"DType", &o.DType, []string{"auto", "float32", "bfloat16"}},
 		{"KVCacheDType", &o.KVCacheDType, []string{"auto", "float32", "bfloat16", "fp8_e4m3"}},
 	} {
@@ -153,8 +184,8 @@ func (o Options) withDefaults() (Options, error) {
 		zero  int
 	}{
 		{"SeqLenThreshold", &o.SeqLenThreshold, 0}, {"MaxContext", &o.MaxContext, 0},
-		{"MaxRunning", &o.MaxRunning, 64}, {"MaxQueued", &o.MaxQueued, 2048},
-		{"ChunkedPrefillSize", &o.ChunkedPrefillSize, 512}, {"MaxTotalTokens", &o.MaxTotalTokens, 0},
+		{"MaxRunning", &o.MaxRunning, 0}, {"MaxQueued", &o.MaxQueued, 2048},
+		{"ChunkedPrefillSize", &o.ChunkedPrefillSize, 0}, {"MaxTotalTokens", &o.MaxTotalTokens, 0},
 	} {
 		if *c.value < 0 || *c.value > 1<<30 {
 			return o, &OptionError{c.name, fmt.Sprint(*c.value), "0 (the default) or a number up to 2^30"}
@@ -172,31 +203,8 @@ func (o Options) withDefaults() (Options, error) {
 	if o.MHAWorkspaceBytes < 0 || o.MHAWorkspaceBytes > 1<<50 {
 		return o, &OptionError{"MHAWorkspaceBytes", fmt.Sprint(o.MHAWorkspaceBytes), "0 (the default) or a number of bytes up to 2^50"}
 	}
-	if o.MemFractionStatic == 0 {
-		o.MemFractionStatic = 0.7
-	}
-	if !(o.MemFractionStatic > 0 && o.MemFractionStatic <= 1) {
-		return o, &OptionError{"MemFractionStatic", fmt.Sprint(o.MemFractionStatic), "a share above 0 and at most 1"}
+	if !(o.MemFractionStatic >= 0 && o.MemFractionStatic <= 1) {
+		return o, &OptionError{"MemFractionStatic", fmt.Sprint(o.MemFractionStatic), "0 (the default) or a share up to 1"}
 	}
 	return o, nil
-}
-
-// formats returns the arithmetic and the cache format in force.
-func (o Options) formats(c *checkpoint.Config) (device.DType, device.CacheFormat) {
-	arithmetic := device.F32
-	if o.DType == "bfloat16" || o.DType == "auto" && c.DType == "bfloat16" {
-		arithmetic = device.BF16
-	}
-	switch o.KVCacheDType {
-	case "float32":
-		return arithmetic, device.CacheF32
-	case "bfloat16":
-		return arithmetic, device.CacheBF16
-	case "fp8_e4m3":
-		return arithmetic, device.CacheF8
-	}
-	if arithmetic == device.BF16 {
-		return arithmetic, device.CacheBF16
-	}
-	return arithmetic, device.CacheF32
 }

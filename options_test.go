@@ -5,10 +5,12 @@ import (
 	"errors"
 	"math"
 	"reflect"
+	"strings"
 	"testing"
 
 	"latent/checkpoint"
 	"latent/device"
+	"latent/device/cuda/driver"
 	"latent/pathway"
 )
 
@@ -22,6 +24,7 @@ func TestOptionErrors(t *testing.T) {
 		good, bad []any
 	}{
 		{"LoadFormat", []any{"auto", "dummy"}, []any{"Auto", "gguf"}},
+		{"Device", []any{"auto", "cpu", "cuda"}, []any{"gpu", "cuda:0"}},
 		{"DType", []any{"auto", "float32", "bfloat16"}, []any{"half", "fp8_e4m3"}},
 		{"KVCacheDType", []any{"auto", "float32", "bfloat16", "fp8_e4m3"}, []any{"fp8_e5m2", " "}},
 		{"AttentionPolicy", []any{"adaptive", "threshold", "mla", "mha"}, []any{"mha-masked", "default"}},
@@ -56,15 +59,103 @@ func TestOptionErrors(t *testing.T) {
 }
 
 // TestOptionDefaults pins what the documentation of Options promises for the
-// zero value.
+// zero value, by kind of device; and that what is set stays.
 func TestOptionDefaults(t *testing.T) {
-	got, err := Options{}.withDefaults()
-	want := Options{
-		LoadFormat: "auto", DType: "auto", KVCacheDType: "auto", AttentionPolicy: "adaptive",
-		MaxRunning: 64, MaxQueued: 2048, ChunkedPrefillSize: 512, MemFractionStatic: 0.7, policy: pathway.PolicyAdaptive,
+	for _, want := range []Options{
+		{Device: "cpu", MaxRunning: 64, ChunkedPrefillSize: 512, MemFractionStatic: 0.7, MHAWorkspaceBytes: 256 << 20},
+		{Device: "cuda", MaxRunning: 256, ChunkedPrefillSize: 8192, MemFractionStatic: 0.88, MHAWorkspaceBytes: 1 << 30},
+	} {
+		info := device.Info{Kind: want.Device}
+		want.Device = "auto"
+		want.LoadFormat, want.DType, want.KVCacheDType, want.AttentionPolicy = "auto", "auto", "auto", "adaptive"
+		want.MaxQueued, want.policy = 2048, pathway.PolicyAdaptive
+		got, err := Options{}.withDefaults()
+		if err == nil {
+			got, err = got.onDevice(info)
+		}
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %+v, %v, want %+v", info.Kind, got, err, want)
+		}
+		set := Options{MaxRunning: 3, ChunkedPrefillSize: 5, MemFractionStatic: 0.25, MHAWorkspaceBytes: 7, DType: "bfloat16"}
+		if got, err := set.onDevice(info); err != nil || !reflect.DeepEqual(got, set) {
+			t.Errorf("%s: %+v became %+v, %v", info.Kind, set, got, err)
+		}
 	}
-	if err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("got %+v, %v, want %+v", got, err, want)
+}
+
+// TestDeviceRefuses asks devices for what they do not have.
+func TestDeviceRefuses(t *testing.T) {
+	cpu, gpu := device.Info{Kind: "cpu", BatchInvariant: true}, device.Info{Kind: "cuda", Name: "NVIDIA H200"}
+	for _, c := range []struct {
+		option string
+		o      Options
+		info   device.Info
+		refuse bool
+	}{
+		{"DType", Options{DType: "float32"}, gpu, true},
+		{"DType", Options{DType: "float32"}, cpu, false},
+		{"DType", Options{DType: "bfloat16"}, gpu, false},
+		{"KVCacheDType", Options{KVCacheDType: "float32"}, gpu, true},
+		{"KVCacheDType", Options{KVCacheDType: "float32"}, cpu, false},
+		{"KVCacheDType", Options{KVCacheDType: "fp8_e4m3"}, gpu, false},
+		{"Deterministic", Options{Deterministic: true}, gpu, true},
+		{"Deterministic", Options{Deterministic: true}, cpu, false},
+		{"Deterministic", Options{Deterministic: true}, device.Info{Kind: "cuda", BatchInvariant: true}, false},
+	} {
+		_, err := c.o.onDevice(c.info)
+		var option *OptionError
+		if c.refuse && (!errors.As(err, &option) || option.Option != c.option || !strings.Contains(option.Want, "device cpu")) || !c.refuse && err != nil {
+			t.Errorf("%+v on %s: error %v", c.o, c.info.Kind, err)
+		}
+	}
+}
+
+// TestNoGPU opens devices where there is no driver: a GPU that is asked for is
+// an error of the device, one that may be is a reason to take the CPU.
+func TestNoGPU(t *testing.T) {
+	if _, err := driver.OpenCUDA(driver.Search{}); err == nil {
+		t.Skip("there is a GPU")
+	}
+	_, _, err := openDevice(Options{Device: "cuda"})
+	var failed *DeviceError
+	if !errors.As(err, &failed) || !noGPU(err) {
+		t.Errorf("device cuda: error %v", err)
+	}
+	for _, c := range []struct {
+		device string
+		why    bool
+	}{{"auto", true}, {"cpu", false}} {
+		dev, why, err := openDevice(Options{Device: c.device, Threads: 1, Progress: func(line string) {
+			t.Errorf("device %s: told of %q where nothing is amiss", c.device, line)
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if dev.Info().Kind != "cpu" || (why != "") != c.why {
+			t.Errorf("device %s: %s because of %q", c.device, dev.Info().Kind, why)
+		}
+		if err := dev.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestMemoryErrors words what a device refuses, with the figures and what to
+// change.
+func TestMemoryErrors(t *testing.T) {
+	refused := errors.New("cuda: allocate 100 MiB with 3 of 1000 MiB free")
+	mem := Memory{Budget: 880 << 20, Weights: 500 << 20, Workspace: 80 << 20}
+	planned := mem
+	planned.Cache = 300 << 20
+	for want, e := range map[string]*MemoryError{
+		"of 880 MiB (1000 MiB of the device's memory times mem-fraction-static), weights take 500 MiB and workspace 80 MiB, " +
+			"but the attention cache needs 301 MiB; raise mem-fraction-static": {Need: 300<<20 + 1, Total: 1000 << 20, Memory: mem},
+		"of the device's 1000 MiB the plan gives weights 500 MiB, workspace 80 MiB and the attention cache 300 MiB": {Total: 1000 << 20, Memory: planned, Err: refused},
+		"the weights take about 500 MiB, the device has 1000 MiB: cuda: allocate": {Total: 1000 << 20, Memory: Memory{Weights: 500 << 20}, Err: refused},
+	} {
+		if got := e.Error(); !strings.Contains(got, want) || errors.Is(e, refused) != (e.Err != nil) {
+			t.Errorf("%q lacks %q", got, want)
+		}
 	}
 }
 
@@ -90,13 +181,27 @@ func TestFormats(t *testing.T) {
 		{"bfloat16", "float32", "float32", device.BF16, device.CacheF32},
 		{"bfloat16", "bfloat16", "float32", device.BF16, device.CacheBF16},
 	} {
+		cpu := device.Info{Kind: "cpu"}
 		o, err := Options{DType: c.dtype, KVCacheDType: c.cache}.withDefaults()
 		if err != nil {
 			t.Fatal(err)
 		}
-		arithmetic, format := o.formats(&checkpoint.Config{DType: c.stored})
+		arithmetic, format := o.formats(&checkpoint.Config{DType: c.stored}, cpu)
 		if arithmetic != c.arithmetic || format != c.format {
 			t.Errorf("dtype %s, cache %s, stored as %q: %v and %v, want %v and %v", c.dtype, c.cache, c.stored, arithmetic, format, c.arithmetic, c.format)
+		}
+	}
+}
+
+// TestFormatsOnGPU: whatever is stored, a GPU computes in bfloat16.
+func TestFormatsOnGPU(t *testing.T) {
+	for _, stored := range []string{"float32", "bfloat16", "float16", ""} {
+		for cache, format := range map[string]device.CacheFormat{"auto": device.CacheBF16, "bfloat16": device.CacheBF16, "fp8_e4m3": device.CacheF8} {
+			o := Options{DType: "auto", KVCacheDType: cache}
+			got := o.modelOptions(&checkpoint.Config{DType: stored}, device.Info{Kind: "cuda"})
+			if got.Arithmetic != device.BF16 || got.CacheFormat != format || got.ScoreBytes != 512<<20 || got.AbsorbBytes != 512<<20 {
+				t.Errorf("cache %s, stored as %q: %+v", cache, stored, got)
+			}
 		}
 	}
 }

@@ -98,6 +98,13 @@ func (c Config) StepTokens() int {
 	return c.ChunkTokens + c.MaxRunning
 }
 
+// LogitRows returns the most rows of a step whose logits are computed: the last
+// of each sequence, and those whose probabilities somebody asked for.
+func (c Config) LogitRows() int {
+	c, _ = c.withDefaults()
+	return min(c.ChunkTokens, c.ProbRows) + c.MaxRunning
+}
+
 // limit returns how many tokens a sequence can have. The last one generated is
 // never computed, but counts as if it were.
 func (c *Config) limit() int { return min(c.MaxContext, c.Pages*device.PageTokens) }

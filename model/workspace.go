@@ -88,20 +88,22 @@ func (w *workspace) free() {
 	}
 }
 
-// WorkspaceBytes returns a bound on the transient memory of a step of the given
-// number of tokens, all of whose logits are wanted, the host's copy of them
+// WorkspaceBytes returns a bound on the transient memory of a step of so many
+// tokens, of which so many have their logits computed, the host's copy of them
 // included. What a device needs within one operation is not part of it.
-func (m *Model) WorkspaceBytes(tokens int) int64 {
+func (m *Model) WorkspaceBytes(tokens, logits int) int64 {
 	c, o := m.cfg, m.opts
-	perRow := 4*c.Hidden + max(c.QueryRank, 1) + c.Heads*(c.Nope+c.RopeDim) + c.Latent + c.RopeDim +
+	perRow := 2*c.Hidden + max(c.QueryRank, 1) + c.Heads*(c.Nope+c.RopeDim) + c.Latent + c.RopeDim +
 		2*c.Heads*c.Value + 3*max(c.Inter, c.Shared*c.ExpertDim)
-	// In 4 bytes each: three log-sum-exps, the router, logits on device and host.
-	exact := 3*c.Heads + c.Experts + 2*c.Router.Choose + 2*c.Vocab
+	// In 4 bytes each: three log-sum-exps, the router.
+	exact := 3*c.Heads + c.Experts + 2*c.Router.Choose
 	if ix := c.Indexer; ix != nil {
 		perRow += ix.Dim + ix.Heads*ix.Dim + max(c.Hidden, c.QueryRank)
 		exact += ix.Heads + ix.TopK + roundUp(o.MaxContext, 4096)/32 // both forms of selection
 	}
 	rows := int64(tokens)
 	total := rows*int64(perRow)*int64(m.act.Size()) + rows*int64(exact)*4
+	// Of logit rows: the hidden state and its norm; the logits on device and host.
+	total += int64(logits) * (2*int64(c.Hidden)*int64(m.act.Size()) + 2*4*int64(c.Vocab))
 	return total + o.ExpandBytes + o.ScoreBytes + o.AbsorbBytes
 }

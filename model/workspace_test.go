@@ -80,7 +80,7 @@ func TestWorkspaceBytes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			taken, bound := a.bytes+4*int64(len(logits)), g.model.WorkspaceBytes(len(b.Step.Tokens))
+			taken, bound := a.bytes+4*int64(len(logits)), g.model.WorkspaceBytes(len(b.Step.Tokens), len(b.LogitRows))
 			t.Logf("%d bytes of %d", taken, bound)
 			if taken > bound {
 				t.Errorf("a step took %d bytes, the bound is %d", taken, bound)

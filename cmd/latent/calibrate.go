@@ -27,7 +27,7 @@ planner works from operation counts: its plans are as exact, but may not be the 
 
 // Run measures, prints and writes.
 func (c *calibrateCommand) Run(t *terminal) error {
-	o := c.options()
+	o := c.options(t.progress)
 	o.Calibration = "builtin"
 	l, err := latent.Load(context.Background(), o)
 	if err != nil {

@@ -7,15 +7,16 @@ import (
 	"github.com/alecthomas/kong"
 
 	"latent/device/cpu/kern"
+	"latent/device/cuda/driver"
 )
 
 // envPrefix begins the names of environment variables for flags.
 const envPrefix = "LATENT"
 
 // unknownVariables returns warnings of variables that look like flags but are
-// none, which would be ignored. The one that is read elsewhere is known.
+// none, which would be ignored. Those that are read elsewhere are known.
 func unknownVariables(model *kong.Application, environ []string) []string {
-	known := map[string]bool{kern.TierEnv: true}
+	known := map[string]bool{kern.TierEnv: true, driver.SyncEnv: true}
 	for _, command := range append(model.Leaves(false), model.Node) {
 		for _, group := range command.AllFlags(false) {
 			for _, flag := range group {

@@ -40,7 +40,7 @@ func (c *explainCommand) Run(t *terminal) error {
 	if (c.Flops > 0) != (c.Bandwidth > 0) {
 		return &exitError{exitUsage, fmt.Errorf("--flops and --bandwidth describe a device together: give both or neither")}
 	}
-	planner, source, err := latent.NewPlanner(c.options(), latent.Machine{Flops: c.Flops, Bandwidth: c.Bandwidth, Heads: c.Heads})
+	planner, source, err := latent.NewPlanner(c.options(t.progress), latent.Machine{Flops: c.Flops, Bandwidth: c.Bandwidth, Heads: c.Heads})
 	if err != nil {
 		return err
 	}

@@ -64,7 +64,7 @@ func (c *generateCommand) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
-	e, err := latent.Open(ctx, c.options())
+	e, err := latent.Open(ctx, c.options(t.progress))
 	if err != nil {
 		return err
 	}

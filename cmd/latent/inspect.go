@@ -30,7 +30,7 @@ func (*inspectConfig) Help() string {
 
 // Run prints the configuration as understood.
 func (c *inspectConfig) Run(t *terminal) error {
-	o := c.options()
+	o := c.options(nil)
 	if o.Model != "" {
 		o.LoadFormat = "dummy"
 	}
@@ -90,7 +90,7 @@ type inspectWeights struct {
 
 // Run lists tensors and verifies them.
 func (c *inspectWeights) Run(t *terminal) error {
-	ck, err := latent.OpenCheckpoint(c.options())
+	ck, err := latent.OpenCheckpoint(c.options(nil))
 	if err != nil {
 		return err
 	}
@@ -165,7 +165,7 @@ type inspectTokens struct {
 
 // Run prints ids and pieces.
 func (c *inspectTokens) Run(t *terminal) error {
-	enc, err := latent.OpenEncoder(c.options())
+	enc, err := latent.OpenEncoder(c.options(nil))
 	if err != nil {
 		return err
 	}

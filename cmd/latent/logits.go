@@ -42,7 +42,7 @@ func (c *inspectLogits) Run(t *terminal) error {
 	if info, err := os.Stat(filepath.Dir(c.Out)); err != nil || !info.IsDir() {
 		return fmt.Errorf("--out %s: there is no folder %s", c.Out, filepath.Dir(c.Out))
 	}
-	o := c.options()
+	o := c.options(t.progress)
 	chunk := o.ChunkedPrefillSize // 0: whole prompts
 	pages, rows := 0, 0
 	for _, p := range prompts {

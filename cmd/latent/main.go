@@ -131,6 +131,9 @@ func version() string {
 // terminal is where a command reads and writes.
 type terminal struct{ in, out, err *os.File }
 
+// progress tells what a command waits for.
+func (t *terminal) progress(line string) { fmt.Fprintln(t.err, "latent:", line) }
+
 // text returns a text given as an argument; where that is - or missing, what
 // standard input holds, without the last line's end.
 func (t *terminal) text(argument string) (string, error) {

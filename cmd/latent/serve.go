@@ -94,7 +94,7 @@ func (c *serveCommand) Run(ctx context.Context, t *terminal) error {
 	defer stop()
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(ctx, listener) }()
-	o := c.options()
+	o := c.options(func(line string) { log.Info(line) })
 	o.MaxQueued = c.MaxQueuedRequests
 	o.Observer = s.Observer()
 	e, err := latent.Open(ctx, o)
