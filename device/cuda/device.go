@@ -36,6 +36,7 @@ type Device struct {
 	modules map[string]*driver.Module
 
 	geometry  geometry
+	products  products
 	scratches map[string]*memory
 	moved     int // counts scratch buffers that took another address
 	live      map[*memory]struct{}
@@ -81,6 +82,9 @@ func Open(opts Options) (_ *Device, err error) {
 		return nil, err
 	}
 	if err := d.loadKernels(built); err != nil {
+		return nil, err
+	}
+	if err := d.products.init(d, opts.Search); err != nil {
 		return nil, err
 	}
 	return d, d.geometry.init(d)
@@ -131,7 +135,7 @@ func (d *Device) Close() error {
 	if d.exec == nil {
 		return nil
 	}
-	err := d.Sync()
+	err := errors.Join(d.Sync(), d.products.close())
 	d.geometry.free()
 	for m := range d.live {
 		m.Free()
