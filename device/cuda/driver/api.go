@@ -4,20 +4,19 @@ import (
 	"unsafe"
 )
 
-// api is the driver's functions as the executor uses them. Tests put a driver
-// of their own in its place.
+// api is the driver's functions as one executor uses them, on its own thread
+// where nothing else is said. Tests put a driver of their own in its place.
 type api struct {
-	describe func(r result) (name, text string)
+	describe func(r result) (name, text string) // on any thread
 
 	retainContext  func(ordinal int) (context uintptr, r result)
 	releaseContext func(ordinal int) result
-	setContext     func(context uintptr) result
+	setContext     func(context uintptr) result // on any thread
 	createStream   func() (stream uintptr, r result)
 	destroyStream  func(stream uintptr) result
 	syncStream     func(stream uintptr) result
 
-	// launch reads the parameter that frame.parameter points to.
-	launch func(function uintptr, l *Launch, stream uintptr, frame *launchFrame) result
+	launch func(function uintptr, l *Launch, stream uintptr, parameter unsafe.Pointer) result
 
 	alloc     func(n int64) (Ptr, result)
 	free      func(p Ptr) result
@@ -38,7 +37,7 @@ type api struct {
 	createEvent  func() (event uintptr, r result)
 	destroyEvent func(event uintptr) result
 	recordEvent  func(event, stream uintptr) result
-	syncEvent    func(event uintptr) result
+	syncEvent    func(event uintptr) result // on any thread
 	elapsed      func(from, to uintptr) (milliseconds float32, r result)
 
 	beginCapture func(stream uintptr) result
@@ -65,8 +64,8 @@ const (
 	deviceSharedPerBlock = 97
 )
 
-// launchFrame is memory for the arguments of a launch, reused by an executor:
-// the pointer to the one parameter, and for launches with attributes a
+// launchFrame is memory for what the arguments of a launch point to: the
+// pointer to the one parameter, and for launches with attributes a
 // CUlaunchConfig and its CUlaunchAttributes.
 type launchFrame struct {
 	parameter  unsafe.Pointer
@@ -113,6 +112,9 @@ type binder struct {
 	library *library
 	err     error
 }
+
+// routine is symbol for what is called often.
+func (b *binder) routine(name string) *routine { return &routine{function: b.symbol(name)} }
 
 func (b *binder) symbol(name string) uintptr {
 	address, err := b.library.symbol(name)
@@ -190,17 +192,20 @@ func (b *binder) context(a *api) {
 }
 
 func (b *binder) launch(a *api) {
-	plain, extended := b.symbol("cuLaunchKernel"), b.symbol("cuLaunchKernelEx")
-	a.launch = func(function uintptr, l *Launch, stream uintptr, f *launchFrame) result {
-		params := uintptr(unsafe.Pointer(&f.parameter))
+	plain, extended, f := b.routine("cuLaunchKernel"), b.routine("cuLaunchKernelEx"), &launchFrame{}
+	params := uintptr(unsafe.Pointer(&f.parameter)) // f is in closures and so on the heap
+	a.launch = func(function uintptr, l *Launch, stream uintptr, parameter unsafe.Pointer) result {
+		f.parameter = parameter
 		if l.Cluster[0] == 0 && !l.Dependent {
-			return result(call(plain, function,
-				uintptr(l.Grid[0]), uintptr(l.Grid[1]), uintptr(l.Grid[2]),
-				uintptr(l.Block[0]), uintptr(l.Block[1]), uintptr(l.Block[2]),
-				uintptr(l.Shared), stream, params, 0))
+			plain.args = [16]uintptr{
+				function, uintptr(l.Grid[0]), uintptr(l.Grid[1]), uintptr(l.Grid[2]),
+				uintptr(l.Block[0]), uintptr(l.Block[1]), uintptr(l.Block[2]), uintptr(l.Shared), stream, params, 0,
+			}
+			return result(plain.call(11))
 		}
 		f.set(l, stream)
-		return result(call(extended, uintptr(unsafe.Pointer(&f.config)), function, params, 0))
+		extended.args = [16]uintptr{uintptr(unsafe.Pointer(&f.config)), function, params, 0}
+		return result(extended.call(4))
 	}
 }
 
@@ -226,18 +231,21 @@ func (b *binder) memory(a *api) {
 	}
 	a.freeHost = func(p unsafe.Pointer) result { return result(call(freeHost, uintptr(p))) }
 
-	in, out, over, fill := b.symbol("cuMemcpyHtoDAsync_v2"), b.symbol("cuMemcpyDtoHAsync_v2"), b.symbol("cuMemcpyDtoDAsync_v2"), b.symbol("cuMemsetD8Async")
-	a.copyIn = func(dst Ptr, src unsafe.Pointer, n int64, stream uintptr) result {
-		return result(call(in, uintptr(dst), uintptr(src), uintptr(n), stream))
+	in, out, over, fill := b.routine("cuMemcpyHtoDAsync_v2"), b.symbol("cuMemcpyDtoHAsync_v2"), b.routine("cuMemcpyDtoDAsync_v2"), b.routine("cuMemsetD8Async")
+	a.copyIn = func(dst Ptr, src unsafe.Pointer, n int64, stream uintptr) result { // src is pinned memory
+		in.args = [16]uintptr{uintptr(dst), uintptr(src), uintptr(n), stream}
+		return result(in.call(4))
 	}
 	a.copyOut = func(dst unsafe.Pointer, src Ptr, n int64, stream uintptr) result {
 		return result(call(out, uintptr(dst), uintptr(src), uintptr(n), stream))
 	}
 	a.copyOver = func(dst, src Ptr, n int64, stream uintptr) result {
-		return result(call(over, uintptr(dst), uintptr(src), uintptr(n), stream))
+		over.args = [16]uintptr{uintptr(dst), uintptr(src), uintptr(n), stream}
+		return result(over.call(4))
 	}
 	a.fill = func(dst Ptr, value byte, n int64, stream uintptr) result {
-		return result(call(fill, uintptr(dst), uintptr(value), uintptr(n), stream))
+		fill.args = [16]uintptr{uintptr(dst), uintptr(value), uintptr(n), stream}
+		return result(fill.call(4))
 	}
 }
 
@@ -271,14 +279,17 @@ func (b *binder) module(a *api) {
 
 func (b *binder) event(a *api) {
 	create, destroy := b.symbol("cuEventCreate"), b.symbol("cuEventDestroy_v2")
-	record, wait, elapsed := b.symbol("cuEventRecord"), b.symbol("cuEventSynchronize"), b.symbol("cuEventElapsedTime")
+	record, wait, elapsed := b.routine("cuEventRecord"), b.symbol("cuEventSynchronize"), b.symbol("cuEventElapsedTime")
 	a.createEvent = func() (uintptr, result) {
 		var event uintptr
 		r := result(call(create, uintptr(unsafe.Pointer(&event)), 0))
 		return event, r
 	}
 	a.destroyEvent = func(event uintptr) result { return result(call(destroy, event)) }
-	a.recordEvent = func(event, stream uintptr) result { return result(call(record, event, stream)) }
+	a.recordEvent = func(event, stream uintptr) result {
+		record.args = [16]uintptr{event, stream}
+		return result(record.call(2))
+	}
 	a.syncEvent = func(event uintptr) result { return result(call(wait, event)) }
 	a.elapsed = func(from, to uintptr) (float32, result) {
 		var ms float32
@@ -298,14 +309,17 @@ func (b *binder) graph(a *api) {
 		r := result(call(end, stream, uintptr(unsafe.Pointer(&graph))))
 		return graph, r
 	}
-	instantiate, upload, launch := b.symbol("cuGraphInstantiateWithFlags"), b.symbol("cuGraphUpload"), b.symbol("cuGraphLaunch")
+	instantiate, upload, launch := b.symbol("cuGraphInstantiateWithFlags"), b.symbol("cuGraphUpload"), b.routine("cuGraphLaunch")
 	a.instantiate = func(graph uintptr) (uintptr, result) {
 		var exec uintptr
 		r := result(call(instantiate, uintptr(unsafe.Pointer(&exec)), graph, 0))
 		return exec, r
 	}
 	a.uploadGraph = func(exec, stream uintptr) result { return result(call(upload, exec, stream)) }
-	a.launchGraph = func(exec, stream uintptr) result { return result(call(launch, exec, stream)) }
+	a.launchGraph = func(exec, stream uintptr) result {
+		launch.args = [16]uintptr{exec, stream}
+		return result(launch.call(2))
+	}
 	destroyGraph, destroyExec := b.symbol("cuGraphDestroy"), b.symbol("cuGraphExecDestroy")
 	a.destroyGraph = func(graph uintptr) result { return result(call(destroyGraph, graph)) }
 	a.destroyExec = func(exec uintptr) result { return result(call(destroyExec, exec)) }

@@ -129,8 +129,7 @@ func (e *Executor) runLaunch(c *command) {
 			return
 		}
 	}
-	e.frame.parameter = unsafe.Pointer(&c.params)
-	if r := e.api.launch(f.handle, &c.launch, e.stream, &e.frame); r != success {
+	if r := e.api.launch(f.handle, &c.launch, e.stream, unsafe.Pointer(&c.params)); r != success {
 		e.fail("cuLaunchKernel", c.launch.describe(), r)
 		return
 	}

@@ -21,7 +21,7 @@ func dlsym(handle uintptr, name string) (uintptr, error) { return purego.Dlsym(h
 
 // call calls a C function of integer and pointer arguments. Go memory whose
 // address is converted within the argument list stays where it is until call
-// returns.
+// returns. It allocates memory for the arguments; a routine does not.
 //
 //go:uintptrescapes
 func call(function uintptr, args ...uintptr) uintptr {

@@ -52,7 +52,6 @@ type Executor struct {
 	err       error // of the first command that failed since Sync
 	lost      error // of a failure that ended the context
 	recording bool
-	frame     launchFrame
 }
 
 // NewExecutor starts an executor on a device.
@@ -61,7 +60,11 @@ func NewExecutor(c *CUDA, ordinal int) (*Executor, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newExecutor(c.api, info)
+	a, err := bind(c.library) // of its own: an api serves one thread
+	if err != nil {
+		return nil, err
+	}
+	return newExecutor(a, info)
 }
 
 func newExecutor(a *api, info DeviceInfo) (*Executor, error) {

@@ -315,8 +315,8 @@ func TestAlignment(t *testing.T) {
 	f := newFake()
 	a := f.api()
 	var addresses []uintptr
-	a.launch = func(_ uintptr, _ *Launch, _ uintptr, frame *launchFrame) result {
-		addresses = append(addresses, uintptr(frame.parameter))
+	a.launch = func(_ uintptr, _ *Launch, _ uintptr, parameter unsafe.Pointer) result {
+		addresses = append(addresses, uintptr(parameter))
 		return success
 	}
 	e, err := newExecutor(a, DeviceInfo{})

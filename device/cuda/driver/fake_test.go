@@ -157,14 +157,14 @@ func (f *fake) api() *api {
 		},
 		destroyStream: func(uintptr) result { f.drop("stream"); return f.call("destroy stream") },
 		syncStream:    func(uintptr) result { f.finishAll(); return f.call("sync") },
-		launch: func(function uintptr, l *Launch, _ uintptr, frame *launchFrame) result {
+		launch: func(function uintptr, l *Launch, _ uintptr, parameter unsafe.Pointer) result {
 			if f.quiet {
 				f.count++
 				return success
 			}
 			first := -1
 			if l.Function.ParamBytes > 0 {
-				first = int(*(*byte)(frame.parameter))
+				first = int(*(*byte)(parameter))
 			}
 			return f.call(fmt.Sprintf("%s(%d)", l.Function.Name, first))
 		},

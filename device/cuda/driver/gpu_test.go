@@ -475,6 +475,7 @@ func TestGPUSpeed(t *testing.T) {
 		return queued, time.Since(begin)
 	}
 	burst(100)
+	t.Logf("allocations for 1000 launches and Sync: %v", testing.AllocsPerRun(5, func() { burst(1000) }))
 	for _, n := range []int{1, 10, 100, 1000, 10_000} {
 		queued, done := burst(n)
 		t.Logf("%5d launches: %v each to queue, %v each until all ran", n, queued/time.Duration(n), done/time.Duration(n))
@@ -528,8 +529,7 @@ func TestGPUSpeed(t *testing.T) {
 	t.Logf("direct launch and wait: %v", median(500, func() {
 		_ = g.Do(func() error {
 			begin := time.Now()
-			g.frame.parameter = unsafe.Pointer(&a)
-			g.api.launch(f.handle, l, g.stream, &g.frame)
+			g.api.launch(f.handle, l, g.stream, unsafe.Pointer(&a))
 			g.api.syncStream(g.stream)
 			_ = time.Since(begin)
 			return nil

@@ -30,9 +30,9 @@ func (e *Executor) Capture(f func() error) (*Graph, error) {
 	}
 	e.setCapturing(true)
 	ended := false
-	defer func() { // f panicked
-		if !ended {
-			_, _ = e.endCapture(nil)
+	defer func() {
+		if !ended { // f panics
+			_, _ = e.endCapture(errors.New("panic"))
 		}
 	}()
 	failed := f()

@@ -140,3 +140,14 @@ func (l *library) symbol(name string) (uintptr, error) {
 	}
 	return address, nil
 }
+
+// routine is a C function that one goroutine calls often: its arguments have
+// memory here. What their numbers point to must be on the heap, or be no Go
+// memory at all, and be kept alive by other means until the call returns.
+type routine struct {
+	function uintptr
+	args     [16]uintptr
+}
+
+// call calls the function with the first n of the arguments.
+func (r *routine) call(n int) uintptr { return call(r.function, r.args[:n]...) }
