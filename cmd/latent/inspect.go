@@ -13,12 +13,13 @@ import (
 	"latent/device"
 )
 
-// inspectCommand looks into models.
+// inspectCommand looks into models and the machine.
 type inspectCommand struct {
 	Config  inspectConfig  `cmd:"" help:"What a configuration means: sizes, parameters, memory."`
 	Weights inspectWeights `cmd:"" help:"The tensors of a checkpoint, and whether they are what the configuration calls for."`
 	Tokens  inspectTokens  `cmd:"" help:"How a text is cut into tokens."`
 	Logits  inspectLogits  `cmd:"" help:"Logits and selections for given token ids, as a safetensors file."`
+	GPU     inspectGPU     `cmd:"" name:"gpu" help:"GPUs, the CUDA libraries that were found, and what is missing."`
 }
 
 type inspectConfig struct{ modelFlags }

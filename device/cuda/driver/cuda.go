@@ -95,7 +95,7 @@ type DeviceInfo struct {
 }
 
 // Devices describes all GPUs. To learn what is free it makes a context on each
-// that has none yet, which takes some tenths of a second.
+// that has none yet, which takes some tenths of a second; see also Device.
 func (c *CUDA) Devices() ([]DeviceInfo, error) {
 	var count int32
 	if err := c.api.check("cuDeviceGetCount", "", result(call(c.device.count, uintptr(unsafe.Pointer(&count))))); err != nil {
@@ -104,7 +104,7 @@ func (c *CUDA) Devices() ([]DeviceInfo, error) {
 	list := make([]DeviceInfo, count)
 	for i := range list {
 		var err error
-		if list[i], err = c.describe(i); err != nil {
+		if list[i], err = c.Device(i); err != nil {
 			return nil, err
 		}
 		e, err := NewExecutor(c, i)
@@ -119,8 +119,8 @@ func (c *CUDA) Devices() ([]DeviceInfo, error) {
 	return list, nil
 }
 
-// describe returns all that is known without a context.
-func (c *CUDA) describe(ordinal int) (DeviceInfo, error) {
+// Device describes a GPU without making a context: Free is -1.
+func (c *CUDA) Device(ordinal int) (DeviceInfo, error) {
 	info := DeviceInfo{Ordinal: ordinal, Free: -1}
 	var device int32
 	if err := c.api.check("cuDeviceGet", fmt.Sprintf("device %d", ordinal), result(call(c.device.get, uintptr(unsafe.Pointer(&device)), uintptr(ordinal)))); err != nil {

@@ -22,6 +22,7 @@ const (
 	outOfMemory         result = 2
 	stubLibrary         result = 34
 	noDevice            result = 100
+	invalidDevice       result = 101
 	invalidImage        result = 200
 	noBinaryForGPU      result = 209
 	unsupportedPTX      result = 222
@@ -96,6 +97,8 @@ func (r result) advice() string {
 		return "the device's memory is used up: see which processes hold it (nvidia-smi), or lower what is asked for"
 	case noDevice:
 		return "there is a driver but no GPU that this process may use: check nvidia-smi and CUDA_VISIBLE_DEVICES"
+	case invalidDevice:
+		return "GPUs are counted from 0: nvidia-smi lists them, and CUDA_VISIBLE_DEVICES hides some"
 	case stubLibrary:
 		return "this is the toolkit's stub of libcuda, not the driver's: remove its folder from LD_LIBRARY_PATH"
 	case invalidImage, noBinaryForGPU, unsupportedPTX:

@@ -56,7 +56,7 @@ type Executor struct {
 
 // NewExecutor starts an executor on a device.
 func NewExecutor(c *CUDA, ordinal int) (*Executor, error) {
-	info, err := c.describe(ordinal)
+	info, err := c.Device(ordinal)
 	if err != nil {
 		return nil, err
 	}

@@ -34,7 +34,7 @@ func openGPU(t *testing.T) *gpu {
 	if err != nil {
 		t.Skipf("needs a GPU: %v", err)
 	}
-	info, err := c.describe(0)
+	info, err := c.Device(0)
 	if err != nil {
 		t.Skipf("needs a GPU: %v", err)
 	}
