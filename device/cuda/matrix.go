@@ -158,9 +158,7 @@ func (d *Device) fillF8(m *matrix, p *device.MatrixSource, row int) error {
 	blocks, pitch := m.in/128, m.scalePitch()
 	scales := make([]byte, 0, 4*divUp(p.Rows, 128)*pitch)
 	for b := range divUp(p.Rows, 128) {
-		for _, s := range p.Scales[b*blocks : (b+1)*blocks] {
-			scales = binary.LittleEndian.AppendUint32(scales, math.Float32bits(s))
-		}
+		scales = floatBytes(scales, p.Scales[b*blocks:(b+1)*blocks]...)
 		scales = append(scales, make([]byte, 4*(pitch-blocks))...)
 	}
 	d.exec.UploadBytes(m.mem.addr+driver.Ptr(m.scales)+driver.Ptr(4*(row/128)*pitch), scales)
@@ -187,11 +185,7 @@ func (d *Device) fillBF16(m *matrix, p *device.MatrixSource, row int) error {
 	}
 	defer stage.Free()
 	if len(p.Scales) > 0 {
-		scales := make([]byte, 0, 4*len(p.Scales))
-		for _, s := range p.Scales {
-			scales = binary.LittleEndian.AppendUint32(scales, math.Float32bits(s))
-		}
-		d.exec.UploadBytes(stage.addr+driver.Ptr(scalesAt), scales)
+		d.exec.UploadBytes(stage.addr+driver.Ptr(scalesAt), floatBytes(nil, p.Scales...))
 	}
 	for from := 0; from < p.Rows; from += most {
 		rows := min(most, p.Rows-from)
