@@ -182,12 +182,23 @@ func (e *experts) downBlocks() int   { return divUp(e.hidden, groupedOutputs) }
 // weightMap describes weights [count, rows, cols].
 func (e *experts) weightMap(base driver.Ptr, rows, cols int) (driver.TensorMap, error) {
 	row := uint64(cols * e.form.weightBytes())
-	return driver.EncodeTensorMap(e.dev.cuda, driver.TensorMapSpec{
+	return e.dev.tensorMap(driver.TensorMapSpec{
 		Type: e.form.mapType(), Base: base,
 		Dims:    []uint64{uint64(cols), uint64(rows), uint64(e.count)},
 		Strides: []uint64{row, row * uint64(rows)},
 		Box:     []uint32{uint32(128 / e.form.weightBytes()), groupedOutputs, 1}, Swizzle: 128,
 	})
+}
+
+// tensorMap describes memory to the copy engine. The driver wants the device's
+// context current for that.
+func (d *Device) tensorMap(spec driver.TensorMapSpec) (m driver.TensorMap, err error) {
+	err = d.exec.Do(func() error {
+		var err error
+		m, err = driver.EncodeTensorMap(d.cuda, spec)
+		return err
+	})
+	return m, err
 }
 
 func (f expertForm) mapType() driver.MapType {
