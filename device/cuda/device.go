@@ -39,8 +39,14 @@ type Device struct {
 	products  products
 	scratches map[string]*memory
 	moved     int // counts scratch buffers that took another address
-	live      map[*memory]struct{}
-	err       error // first failure before a command was queued
+
+	// skipIdentity lets IndexScores and SelectTopK leave rows alone that see at
+	// most so many keys: for those MLA takes all keys without reading a
+	// selection. 0 is off.
+	skipIdentity int
+
+	live map[*memory]struct{}
+	err  error // first failure before a command was queued
 }
 
 // Open finds the libraries, compiles the kernels (or takes them from disk) and
