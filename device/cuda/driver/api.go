@@ -14,7 +14,7 @@ type api struct {
 	setContext     func(context uintptr) result // on any thread
 	createStream   func() (stream uintptr, r result)
 	destroyStream  func(stream uintptr) result
-	syncStream     func(stream uintptr) result
+	syncStream     func(stream uintptr) result // on any thread
 
 	launch func(function uintptr, l *Launch, stream uintptr, parameter unsafe.Pointer) result
 
@@ -24,7 +24,7 @@ type api struct {
 	allocHost func(n int64) (unsafe.Pointer, result)
 	freeHost  func(p unsafe.Pointer) result
 	copyIn    func(dst Ptr, src unsafe.Pointer, n int64, stream uintptr) result
-	copyOut   func(dst unsafe.Pointer, src Ptr, n int64, stream uintptr) result
+	copyOut   func(dst unsafe.Pointer, src Ptr, n int64, stream uintptr) result // on any thread
 	copyOver  func(dst, src Ptr, n int64, stream uintptr) result
 	fill      func(dst Ptr, value byte, n int64, stream uintptr) result
 

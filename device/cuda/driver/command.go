@@ -28,7 +28,7 @@ const (
 	opDo      // answered: runs f unless an earlier command failed
 	opAlways  // answered: runs f in any case
 	opCleanup // runs f in any case, nobody waits
-	opSync    // answered: waits for the stream
+	opTake    // answered: takes the error that stuck
 	opClose   // answered: ends the executor
 )
 
@@ -63,13 +63,8 @@ func (c *command) forget() {
 // returns whether somebody waits for an answer, and the answer.
 func (e *Executor) run(c *command) (answered bool, answer error) {
 	switch c.op {
-	case opSync:
-		if r := e.api.syncStream(e.stream); r != success {
-			e.fail("cuStreamSynchronize", "", r)
-		}
-		err := e.err
-		e.err = e.lost
-		return true, err
+	case opTake:
+		return true, e.take()
 	case opAlways:
 		return true, e.noteLost(c.f())
 	case opDo:
@@ -120,6 +115,13 @@ func (e *Executor) run(c *command) (answered bool, answer error) {
 	return false, nil
 }
 
+// take returns the error that stuck and clears it, unless the context is lost.
+func (e *Executor) take() error {
+	err := e.err
+	e.err = e.lost
+	return err
+}
+
 // runLaunch launches a kernel.
 func (e *Executor) runLaunch(c *command) {
 	f := c.launch.Function
@@ -143,6 +145,9 @@ func (e *Executor) waitIfAsked(what string) {
 	}
 	if r := e.api.syncStream(e.stream); r != success {
 		e.fail("cuStreamSynchronize", "after "+what, r)
+		if failed, is := e.err.(*Error); is && failed.Lost() {
+			failed.Advice = what + " failed: compute-sanitizer finds the access"
+		}
 	}
 }
 

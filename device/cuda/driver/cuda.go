@@ -18,8 +18,8 @@ type CUDA struct {
 	api     *api
 	version int
 
-	encodeTiled uintptr
-	device      deviceFunctions
+	device  deviceFunctions
+	mapping mapping
 }
 
 // deviceFunctions are those that describe devices.
@@ -56,7 +56,7 @@ func OpenCUDA(s Search) (*CUDA, error) {
 	if c.api, err = bind(l); err != nil {
 		return nil, err
 	}
-	c.encodeTiled = b.symbol("cuTensorMapEncodeTiled")
+	c.mapping.bind(b)
 	c.device = deviceFunctions{
 		count: b.symbol("cuDeviceGetCount"), get: b.symbol("cuDeviceGet"), name: b.symbol("cuDeviceGetName"),
 		attribute: b.symbol("cuDeviceGetAttribute"), totalMem: b.symbol("cuDeviceTotalMem_v2"),

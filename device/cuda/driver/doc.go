@@ -40,8 +40,9 @@
 // address) is seen by the next call that CUDA makes, so the error may name a
 // later kernel: with LATENT_CUDA_SYNC=1 every launch is waited for.
 //
-// An executor that ran out of commands spins for a few microseconds before it
-// sleeps, because a burst of launches would otherwise wake a thread for each.
+// An executor that ran out of commands spins for a while before it sleeps,
+// because a burst of launches would otherwise wake a thread for each. Who waits
+// for the device does so on his own thread, so that nobody has to wake him.
 //
 // # Graphs
 //

@@ -2,7 +2,6 @@ package driver
 
 import (
 	"fmt"
-	"runtime"
 	"time"
 )
 
@@ -44,16 +43,14 @@ func (e *Executor) WaitEvent(ev *Event) error {
 	if err := e.notCapturing("WaitEvent"); err != nil {
 		return err
 	}
-	if err := e.Do(func() error { return nil }); err != nil { // the record itself has been made
+	if err := e.Do(nothing); err != nil { // the record itself has been made
 		return err
 	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if r := e.api.setContext(e.context); r != success {
-		return e.api.check("cuCtxSetCurrent", "", r)
-	}
-	return e.api.check("cuEventSynchronize", "", e.api.syncEvent(ev.handle))
+	return e.await("cuEventSynchronize", "", func() result { return e.api.syncEvent(ev.handle) })
 }
+
+// nothing is for Do where its waiting is what is wanted.
+func nothing() error { return nil }
 
 // Elapsed waits for b and returns the device's time from a to b, to about half
 // a microsecond.

@@ -6,20 +6,14 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"time"
 	"unsafe"
 )
-
-// spinTime is how long an executor without commands looks for new ones before
-// it sleeps: more than Go code needs between two launches of a step, and little
-// beside the 5 to 10 µs that waking a locked thread takes.
-const spinTime = 20 * time.Microsecond
 
 // An Executor queues work on a device. See the package documentation.
 //
 // Its methods are safe for concurrent use, though commands of several
-// goroutines are in an order only if those agree on one; a goroutine that
-// captures must be the only one. It owns a goroutine, the device's primary
+// goroutines are in an order only if those agree on one; Capture and Close want
+// to be alone. It owns a goroutine, the device's primary
 // context and a stream until Close. Memory, modules and graphs that were not
 // freed by then go with the process, or earlier with the last executor of the
 // device.
@@ -29,7 +23,8 @@ type Executor struct {
 	context    uintptr
 	stream     uintptr
 	syncAlways bool // SyncEnv
-	spin       bool // there is another thread to wait for
+	spin       bool // there are other threads to wait for
+	cuda       *CUDA
 
 	// The ring. Slots [head, tail) wait; the mutex is the producers', head is
 	// the consumer's.
@@ -40,13 +35,14 @@ type Executor struct {
 	ring      []command
 	tail      atomic.Uint64
 	head      atomic.Uint64
-	asleep    atomic.Bool   // the executor waits for wake
-	wake      chan struct{} // one token
-	full      atomic.Bool   // a producer waits for room
-	room      chan struct{} // one token
+	work      gate // the executor waits for a command
+	room      gate // a producer waits for a free slot
 
-	answers chan error // of the one command at a time that somebody waits for
-	asking  sync.Mutex // held from queueing such a command to its answer
+	// Of the one command at a time whose answer somebody waits for.
+	asking  sync.Mutex // held from queueing it to its answer
+	answers atomic.Uint64
+	answer  error
+	reply   gate
 
 	// Of the executor's goroutine.
 	err       error // of the first command that failed since Sync
@@ -64,13 +60,19 @@ func NewExecutor(c *CUDA, ordinal int) (*Executor, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newExecutor(a, info)
+	e, err := newExecutor(a, info)
+	if err != nil {
+		return nil, err
+	}
+	e.cuda = c
+	c.addContext(e.context)
+	return e, nil
 }
 
 func newExecutor(a *api, info DeviceInfo) (*Executor, error) {
 	e := &Executor{
 		api: a, info: info, syncAlways: os.Getenv(SyncEnv) == "1", spin: runtime.GOMAXPROCS(0) > 1,
-		ring: make([]command, ringSize), wake: make(chan struct{}, 1), room: make(chan struct{}, 1), answers: make(chan error),
+		ring: make([]command, ringSize), work: newGate(), room: newGate(), reply: newGate(),
 	}
 	started := make(chan error)
 	go e.main(started)
@@ -93,26 +95,33 @@ func (e *Executor) main(started chan<- error) {
 		return
 	}
 	for {
-		head := e.head.Load()
-		if head == e.tail.Load() {
-			e.sleep(head)
+		head, tail := e.head.Load(), e.tail.Load()
+		if head == tail {
+			e.work.await(&e.tail, head, e.spin)
 			continue
 		}
 		c := &e.ring[head%ringSize]
 		if c.op == opClose {
-			e.answers <- e.close()
+			e.give(e.close())
 			return
 		}
 		answered, answer := e.run(c)
 		c.forget()
 		e.head.Store(head + 1)
-		if e.full.Load() && e.full.CompareAndSwap(true, false) {
-			e.room <- struct{}{}
+		if tail-head <= ringSize/2 { // not at once, as each opening costs
+			e.room.open()
 		}
 		if answered {
-			e.answers <- answer
+			e.give(answer)
 		}
 	}
+}
+
+// give answers who asked.
+func (e *Executor) give(answer error) {
+	e.answer = answer
+	e.answers.Add(1)
+	e.reply.open()
 }
 
 // open makes the device's context current and creates the stream.
@@ -136,7 +145,10 @@ func (e *Executor) open() error {
 
 // close undoes open after the last command, and returns what Sync would.
 func (e *Executor) close() error {
-	_, err := e.run(&command{arguments: arguments{op: opSync}})
+	err := e.err
+	if r := e.api.syncStream(e.stream); r != success && err == nil {
+		err = e.api.check("cuStreamSynchronize", "", r)
+	}
 	e.staging.free(e.api)
 	for _, undo := range []struct {
 		call string
@@ -153,24 +165,6 @@ func (e *Executor) close() error {
 	return err
 }
 
-// sleep returns when there may be a command after head.
-func (e *Executor) sleep(head uint64) {
-	if e.spin {
-		for start := time.Now(); time.Since(start) < spinTime; {
-			for range 32 { // time.Since costs as much as some loads
-				if e.tail.Load() != head {
-					return
-				}
-			}
-		}
-	}
-	e.asleep.Store(true)
-	if e.tail.Load() != head && e.asleep.CompareAndSwap(true, false) {
-		return
-	}
-	<-e.wake // whoever cleared asleep sends a token
-}
-
 // slot returns the next free command, with the mutex held; publish follows.
 func (e *Executor) slot(op operation) *command {
 	e.mu.Lock()
@@ -185,24 +179,20 @@ func (e *Executor) slot(op operation) *command {
 func (e *Executor) free(op operation) *command {
 	tail := e.tail.Load()
 	for tail-e.head.Load() == ringSize {
-		e.full.Store(true)
-		if tail-e.head.Load() < ringSize && e.full.CompareAndSwap(true, false) {
-			break
-		}
-		<-e.room
+		e.room.await(&e.head, tail-ringSize, false) // for half a ring: nothing to spin for
 	}
 	c := &e.ring[tail%ringSize]
 	c.op = op
 	return c
 }
 
-// publish hands the slot to the executor and unlocks the mutex.
-func (e *Executor) publish() {
-	e.tail.Store(e.tail.Load() + 1)
-	if e.asleep.Load() && e.asleep.CompareAndSwap(true, false) {
-		e.wake <- struct{}{}
-	}
+// publish hands the slot to the executor and unlocks the mutex. It tells whether
+// the executor slept.
+func (e *Executor) publish() bool {
+	e.tail.Add(1)
+	woken := e.work.open()
 	e.mu.Unlock()
+	return woken
 }
 
 // ask queues a function and waits for its answer.
@@ -214,9 +204,20 @@ func (e *Executor) ask(op operation, f func() error) error {
 		e.mu.Unlock()
 		return ErrClosed
 	}
+	return e.put(op, f)
+}
+
+// put is ask with both mutexes held; it unlocks the ring's.
+func (e *Executor) put(op operation, f func() error) error {
+	before := e.answers.Load()
 	e.free(op).f = f
-	e.publish()
-	return <-e.answers
+	// A locked goroutine that wakes up takes over the thread's place of the one
+	// that goes to sleep: then spinning would only be in its way.
+	spin := !e.publish() && e.spin
+	for e.answers.Load() == before {
+		e.reply.await(&e.answers, before, spin)
+	}
+	return e.answer
 }
 
 // Close runs what is queued, waits for it, and ends the executor. It returns
@@ -232,9 +233,10 @@ func (e *Executor) Close() error {
 		return nil
 	}
 	e.closed = true
-	e.free(opClose)
-	e.publish()
-	return <-e.answers
+	if e.cuda != nil {
+		e.cuda.removeContext(e.context)
+	}
+	return e.put(opClose, nil)
 }
 
 // Do runs f on the executor's thread, with the device's context current, after
@@ -250,7 +252,42 @@ func (e *Executor) Sync() error {
 	if err := e.notCapturing("Sync"); err != nil {
 		return err
 	}
-	return e.ask(opSync, nil)
+	err := e.ask(opTake, nil)
+	if err == ErrClosed {
+		return err
+	}
+	if late := e.await("cuStreamSynchronize", "", e.waitStream); err == nil {
+		err = late
+	}
+	return err
+}
+
+func (e *Executor) waitStream() result { return e.api.syncStream(e.stream) }
+
+// await calls something that waits for the device. It does so on the caller's
+// thread, as the goroutine need not be woken then and the executor can work on.
+// An error is taken from the executor like those of its commands.
+func (e *Executor) await(function, detail string, f func() result) error {
+	r := e.withContext(f)
+	if r == success {
+		return nil
+	}
+	return e.ask(opAlways, func() error {
+		e.fail(function, detail, r)
+		return e.take()
+	})
+}
+
+// withContext calls f on the caller's thread with the device's context current.
+func (e *Executor) withContext(f func() result) result {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if r := e.api.setContext(e.context); r != success {
+		return r
+	}
+	r := f()
+	e.api.setContext(0)
+	return r
 }
 
 // Enqueue queues a call into a library that works on a stream. f runs on the

@@ -30,7 +30,7 @@ func TestOrder(t *testing.T) {
 	if k.Registers != 40 || k.StaticShared != 1024 || k.ParamBytes != 16 || k.LocalBytes != 0 {
 		t.Errorf("the function is %+v", k)
 	}
-	f.want(t, "retain", "set context", "create stream", "load", "get k")
+	f.want(t, "retain", "create stream", "load", "get k")
 	p, err := e.Alloc(1000)
 	if err != nil {
 		t.Fatal(err)
@@ -55,7 +55,7 @@ func TestOrder(t *testing.T) {
 	if err := e.Sync(); err != nil {
 		t.Fatal(err)
 	}
-	f.want(t, "alloc", "k(1)", "fill", "k(2)", "copy over", fmt.Sprint("matmul on ", e.stream), "copy out", "sync", "free", "sync")
+	f.want(t, "alloc", "k(1)", "fill", "k(2)", "copy over", fmt.Sprint("matmul on ", e.stream), "sync", "copy out", "sync", "free", "sync")
 }
 
 func TestErrorSticks(t *testing.T) {
@@ -175,7 +175,7 @@ func TestClose(t *testing.T) {
 	if err := e.Close(); err != nil {
 		t.Fatal(err)
 	}
-	f.want(t, "k(1)", "sync", "destroy stream", "set context", "release")
+	f.want(t, "k(1)", "sync", "destroy stream", "release")
 	if err := e.Close(); err != nil {
 		t.Errorf("a second Close returns %v", err)
 	}
@@ -201,7 +201,7 @@ func TestClose(t *testing.T) {
 }
 
 func TestOpenFails(t *testing.T) {
-	for _, call := range []string{"retain", "set context", "create stream"} {
+	for _, call := range []string{"retain", "create stream"} {
 		f := newFake()
 		f.fail(call, outOfMemory)
 		_, err := newExecutor(f.api(), DeviceInfo{})
@@ -484,7 +484,7 @@ func BenchmarkWake(b *testing.B) {
 	e := newFake().executor(b)
 	var total time.Duration
 	for b.Loop() {
-		for !e.asleep.Load() {
+		for !e.work.asleep.Load() {
 			runtime.Gosched()
 		}
 		time.Sleep(50 * time.Microsecond)

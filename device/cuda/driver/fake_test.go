@@ -148,7 +148,13 @@ func (f *fake) api() *api {
 			return f.handle("context"), success
 		},
 		releaseContext: func(int) result { f.drop("context"); return f.call("release") },
-		setContext:     func(c uintptr) result { return f.call("set context") },
+		setContext: func(uintptr) result { // not noted, as waiting does it
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			r := f.failures["set context"]
+			delete(f.failures, "set context")
+			return r
+		},
 		createStream: func() (uintptr, result) {
 			if r := f.call("create stream"); r != success {
 				return 0, r

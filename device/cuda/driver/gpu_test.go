@@ -520,21 +520,24 @@ func TestGPUSpeed(t *testing.T) {
 	}
 	small := g.alloc(t, 1<<20)
 	buffer := make([]byte, 1<<20)
-	nothing := func() error { return nil }
 	t.Logf("Do: %v", median(500, func() { _ = g.Do(nothing) }))
 	t.Logf("Do of a sleeping executor, with 200 µs of sleep: %v", median(100, func() { time.Sleep(200 * time.Microsecond); _ = g.Do(nothing) }))
+	t.Logf("sleep of 200 µs: %v", median(100, func() { time.Sleep(200 * time.Microsecond) }))
 	t.Logf("Sync of nothing: %v", median(500, func() { g.sync(t) }))
 	t.Logf("Launch and Sync: %v", median(500, func() { burst(1) }))
 	t.Logf("Launch of 1 ms and Sync: %v", median(50, func() { run(g, sleep, 1, 1, uint64(1e6)); g.sync(t) }))
-	t.Logf("direct launch and wait: %v", median(500, func() {
-		_ = g.Do(func() error {
-			begin := time.Now()
+	var direct time.Duration
+	_ = g.Do(func() error {
+		direct = median(500, func() {
 			g.api.launch(f.handle, l, g.stream, unsafe.Pointer(&a))
 			g.api.syncStream(g.stream)
-			_ = time.Since(begin)
-			return nil
 		})
-	}))
+		return nil
+	})
+	t.Logf("the same of the driver alone: %v", direct)
+	spec := TensorMapSpec{Type: MapBF16, Base: 4096, Dims: []uint64{64, 1000}, Strides: []uint64{128}, Box: []uint32{64, 64}, Swizzle: 128}
+	t.Logf("EncodeTensorMap: %v, %v allocations", median(500, func() { _, _ = EncodeTensorMap(g.cuda, spec) }),
+		testing.AllocsPerRun(100, func() { _, _ = EncodeTensorMap(g.cuda, spec) }))
 	t.Logf("UploadBytes of 4 KiB: %v", median(500, func() { g.UploadBytes(small, buffer[:4096]) }))
 	for _, n := range []int{64, 4096, 64 << 10, 1 << 20} {
 		t.Logf("Download of %d bytes: %v", n, median(100, func() { _ = g.Download(buffer[:n], small) }))
@@ -590,11 +593,11 @@ func TestGPULost(t *testing.T) {
 	const child = "LATENT_TEST_LOST"
 	if os.Getenv(child) != "" {
 		g := openGPU(t)
-		p := g.alloc(t, 400)
-		run(g, g.kernel(t, "add"), 1, 100, add{p, 100, 1})
-		run(g, g.kernel(t, "stray"), 1, 32, add{p, 5, 0})
+		p, f, stray := g.alloc(t, 400), g.kernel(t, "add"), g.kernel(t, "stray")
+		run(g, f, 1, 100, add{p, 100, 1})
+		run(g, stray, 1, 32, add{p, 5, 0})
 		for range 100 {
-			run(g, g.kernel(t, "add"), 1, 100, add{p, 100, 1})
+			run(g, f, 1, 100, add{p, 100, 1})
 		}
 		fmt.Printf("LOST first %v\n", g.Sync())
 		fmt.Printf("LOST again %v\n", g.Sync())

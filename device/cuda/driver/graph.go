@@ -48,8 +48,7 @@ func (e *Executor) endCapture(failed error) (*Graph, error) {
 	err := e.ask(opAlways, func() error {
 		e.recording = false
 		graph, r := e.api.endCapture(e.stream)
-		queued := e.err
-		e.err = e.lost
+		queued := e.take()
 		if graph != 0 {
 			defer e.api.destroyGraph(graph)
 		}

@@ -132,20 +132,25 @@ func (e *Executor) Fill(dst Ptr, value byte, n int64) {
 }
 
 // Download waits for everything queued, and copies len(dst) bytes from src. It
-// returns the first error since the last Sync, which stays for Sync.
+// returns the first error since the last Sync; one of an earlier command stays
+// for Sync.
 func (e *Executor) Download(dst []byte, src Ptr) error {
 	if err := e.notCapturing("Download"); err != nil || len(dst) == 0 {
 		return err
 	}
-	return e.Do(func() error {
-		r := e.api.copyOut(unsafe.Pointer(&dst[0]), src, int64(len(dst)), e.stream)
+	if err := e.Do(nothing); err != nil {
+		return err
+	}
+	// To wait first makes the copy short, which blocks the thread in any case.
+	return e.await("cuMemcpyDtoHAsync", fmt.Sprintf("%d bytes from %#x", len(dst), src), func() result {
+		r := e.api.syncStream(e.stream)
+		if r == success {
+			r = e.api.copyOut(unsafe.Pointer(&dst[0]), src, int64(len(dst)), e.stream)
+		}
 		if r == success {
 			r = e.api.syncStream(e.stream)
 		}
-		if r != success {
-			e.fail("cuMemcpyDtoHAsync", fmt.Sprintf("%d bytes from %#x", len(dst), src), r)
-		}
-		return e.err
+		return r
 	})
 }
 

@@ -1,8 +1,11 @@
 package driver
 
 import (
-	"errors"
 	"fmt"
+	"math/bits"
+	"runtime"
+	"slices"
+	"sync"
 	"unsafe"
 )
 
@@ -88,34 +91,102 @@ func (m *TensorMapSpec) check() error {
 	return nil
 }
 
-// EncodeTensorMap makes a TensorMap. It may be called from any goroutine. A map
-// that breaks a rule of the hardware gives an error that names it.
+// EncodeTensorMap makes a TensorMap. It may be called from any goroutine while
+// c has an executor: the call is the host's alone, but CUDA wants a context for
+// it. A map that breaks a rule of the hardware gives an error that names it.
 func EncodeTensorMap(c *CUDA, m TensorMapSpec) (TensorMap, error) {
 	if err := m.check(); err != nil {
 		return TensorMap{}, fmt.Errorf("driver: tensor map %+v: %w", m, err)
 	}
-	swizzle := map[int]uintptr{0: 0, 32: 1, 64: 2, 128: 3}[m.Swizzle] // as cuda.h numbers them
-	const interleaveNone, promote256, zeros = 0, 3, 0
-	var arguments struct {
-		memory  [2 * unsafe.Sizeof(TensorMap{})]byte // holds a map at a multiple of 64
-		dims    [5]uint64
-		strides [4]uint64
-		box     [5]uint32
-		steps   [5]uint32 // between elements of the box
-	}
-	a := &arguments
-	copy(a.dims[:], m.Dims)
-	copy(a.strides[:], m.Strides)
-	copy(a.box[:], m.Box)
-	a.steps = [5]uint32{1, 1, 1, 1, 1}
-	// a is on the heap, as its address is passed to call, and stays in place.
-	skip := -uintptr(unsafe.Pointer(&a.memory)) % 64
-	out := (*TensorMap)(unsafe.Pointer(&a.memory[skip]))
-	r := result(call(c.encodeTiled, uintptr(unsafe.Pointer(out)), uintptr(m.Type), uintptr(len(m.Dims)), uintptr(m.Base),
-		uintptr(unsafe.Pointer(&a.dims)), uintptr(unsafe.Pointer(&a.strides)), uintptr(unsafe.Pointer(&a.box)), uintptr(unsafe.Pointer(&a.steps)),
-		interleaveNone, swizzle, promote256, zeros))
+	encoded, r := c.mapping.encode(&m)
 	if r != success {
-		return TensorMap{}, errors.Join(c.api.check("cuTensorMapEncodeTiled", fmt.Sprintf("%+v", m), r))
+		return TensorMap{}, c.api.check("cuTensorMapEncodeTiled", fmt.Sprintf("%+v", m), r)
 	}
-	return *out, nil
+	return encoded, nil
+}
+
+// mapping makes tensor maps.
+type mapping struct {
+	functions mappingFunctions
+	encoders  sync.Pool // of *encoder
+
+	// Contexts of executors. It is locked for writing while one is taken out, so
+	// that none goes away in use.
+	mu       sync.RWMutex
+	contexts []uintptr
+}
+
+type mappingFunctions struct{ encode, getContext, setContext uintptr }
+
+func (p *mapping) bind(b *binder) {
+	p.functions = mappingFunctions{b.symbol("cuTensorMapEncodeTiled"), b.symbol("cuCtxGetCurrent"), b.symbol("cuCtxSetCurrent")}
+}
+
+func (c *CUDA) addContext(context uintptr) {
+	c.mapping.mu.Lock()
+	defer c.mapping.mu.Unlock()
+	c.mapping.contexts = append(c.mapping.contexts, context)
+}
+
+func (c *CUDA) removeContext(context uintptr) {
+	c.mapping.mu.Lock()
+	defer c.mapping.mu.Unlock()
+	p := &c.mapping
+	i := slices.Index(p.contexts, context)
+	p.contexts = slices.Delete(p.contexts, i, i+1)
+}
+
+// encoder is memory for the arguments of cuTensorMapEncodeTiled and what they
+// point to. It is always on the heap.
+type encoder struct {
+	memory                         [2 * unsafe.Sizeof(TensorMap{})]byte // holds a map at a multiple of 64
+	dims                           [5]uint64
+	strides                        [4]uint64
+	box                            [5]uint32
+	steps                          [5]uint32 // between elements of the box
+	context                        uintptr
+	encode, getContext, setContext routine
+}
+
+// encode makes a map with the thread's context, or else with one of an
+// executor, which is not left to the thread.
+func (p *mapping) encode(m *TensorMapSpec) (TensorMap, result) {
+	const notInitialised, interleaveNone, promote256, zeros = 3, 0, 3, 0
+	swizzle := uintptr(bits.Len(uint(m.Swizzle / 32))) // as cuda.h numbers them: 0, 1, 2, 3
+	e, _ := p.encoders.Get().(*encoder)
+	if e == nil {
+		e = &encoder{steps: [5]uint32{1, 1, 1, 1, 1}}
+		e.encode.function, e.getContext.function, e.setContext.function = p.functions.encode, p.functions.getContext, p.functions.setContext
+	}
+	defer p.encoders.Put(e)
+	copy(e.dims[:], m.Dims)
+	copy(e.strides[:], m.Strides)
+	copy(e.box[:], m.Box)
+	out := (*TensorMap)(unsafe.Pointer(&e.memory[-uintptr(unsafe.Pointer(&e.memory))%64]))
+	e.encode.args = [16]uintptr{
+		uintptr(unsafe.Pointer(out)), uintptr(m.Type), uintptr(len(m.Dims)), uintptr(m.Base),
+		uintptr(unsafe.Pointer(&e.dims)), uintptr(unsafe.Pointer(&e.strides)), uintptr(unsafe.Pointer(&e.box)), uintptr(unsafe.Pointer(&e.steps)),
+		interleaveNone, swizzle, promote256, zeros,
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	e.getContext.args[0] = uintptr(unsafe.Pointer(&e.context))
+	if r := result(e.getContext.call(1)); r != success {
+		return TensorMap{}, r
+	}
+	if e.context == 0 {
+		p.mu.RLock()
+		defer p.mu.RUnlock()
+		if len(p.contexts) == 0 {
+			return TensorMap{}, notInitialised
+		}
+		e.setContext.args[0] = p.contexts[0]
+		if r := result(e.setContext.call(1)); r != success {
+			return TensorMap{}, r
+		}
+		e.setContext.args[0] = 0
+		defer e.setContext.call(1)
+	}
+	r := result(e.encode.call(12))
+	return *out, r
 }
