@@ -18,10 +18,11 @@ import (
 // code (tests aside) may import. Dependencies point downwards only: server ->
 // latent -> engine -> model -> device; pathway depends on numbers alone.
 var allowedImports = map[string][]string{
-	"latent":                         {"chat", "checkpoint", "demo", "device", "device/cpu", "device/cuda", "device/cuda/driver", "engine", "model", "pathway", "sample", "token"},
+	"latent":                         {"bench", "chat", "checkpoint", "demo", "device", "device/cpu", "device/cuda", "device/cuda/driver", "engine", "model", "pathway", "sample", "token"},
+	"latent/bench":                   {"device", "model", "pathway"},
 	"latent/chat":                    {},
 	"latent/checkpoint":              {"device"},
-	"latent/cmd/latent":              {"", "chat", "checkpoint", "demo", "device", "device/cpu/kern", "device/cuda/driver", "engine", "pathway", "sample", "server"},
+	"latent/cmd/latent":              {"", "bench", "chat", "checkpoint", "demo", "device", "device/cpu/kern", "device/cuda/driver", "engine", "pathway", "sample", "server"},
 	"latent/demo":                    {},
 	"latent/demo/tasks":              {"demo"},
 	"latent/device":                  {},

@@ -1,9 +1,11 @@
 package latent
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
+	"latent/bench"
 	"latent/device"
 	"latent/engine"
 	"latent/model"
@@ -68,4 +70,16 @@ func allVisible(layers []int, tokens int) map[int][][]int32 {
 		}
 	}
 	return out
+}
+
+// BenchAttention measures what the stages of a layer take. It fills the
+// attention cache with random records: an [Engine] refuses it.
+func (e *Loaded) BenchAttention(ctx context.Context, o bench.AttentionOptions) (*bench.AttentionReport, error) {
+	if e.serving {
+		return nil, fmt.Errorf("bench: %w", errServing)
+	}
+	return bench.Attention(ctx, bench.Target{
+		Model: e.model, Planner: e.planner, Pages: e.memory.Pages,
+		Name: e.Name(), Key: e.calibration.Key, Calibration: e.calibrated,
+	}, o)
 }

@@ -5,6 +5,7 @@
 //	latent generate PROMPT  an answer on the terminal
 //	latent explain          which attention pathways a step would take, and why
 //	latent calibrate        measure what attention costs on this machine
+//	latent bench attention  what the stages of a layer take, by pathway and length
 //	latent inspect ...      configurations, weights, tokens, logits, GPUs
 //
 // Without --model every command uses the embedded demo model.
@@ -28,6 +29,7 @@ type commands struct {
 	Generate  generateCommand  `cmd:"" help:"Answer one prompt on the terminal."`
 	Explain   explainCommand   `cmd:"" help:"Show which attention pathways a step would take, what each would cost, and why."`
 	Calibrate calibrateCommand `cmd:"" help:"Measure what attention costs on this machine, for the planner."`
+	Bench     benchCommand     `cmd:"" help:"Measure what the parts of the model take."`
 	Inspect   inspectCommand   `cmd:"" help:"Look into configurations, weights, tokens, logits and GPUs."`
 
 	Version kong.VersionFlag `help:"Print the version." env:"-"`
