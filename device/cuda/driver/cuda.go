@@ -46,12 +46,8 @@ func OpenCUDA(s Search) (*CUDA, error) {
 	var v int32
 	call(version, uintptr(unsafe.Pointer(&v)))
 	c.version = int(v)
-	if c.version > 0 && c.version < MinimumVersion { // the stub of a toolkit says 0
-		return nil, &LibraryError{
-			Library: l.title, Err: ErrNoDriver,
-			Failed: []error{fmt.Errorf("%s is for CUDA %s, but CUDA %s is needed", l.path, versionText(c.version), versionText(MinimumVersion))},
-			Advice: "update the driver to 550 or newer",
-		}
+	if err := checkVersion(l, c.version); err != nil {
+		return nil, err
 	}
 	if c.api, err = bind(l); err != nil {
 		return nil, err
@@ -70,6 +66,19 @@ func OpenCUDA(s Search) (*CUDA, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// checkVersion refuses a driver that is too old. The stub of a toolkit says 0;
+// cuInit tells better what is wrong with it.
+func checkVersion(l *library, version int) error {
+	if version == 0 || version >= MinimumVersion {
+		return nil
+	}
+	return &LibraryError{
+		Library: l.title, Err: ErrNoDriver,
+		Failed: []error{fmt.Errorf("%s is for CUDA %s, but CUDA %s is needed", l.path, versionText(version), versionText(MinimumVersion))},
+		Advice: "update the driver to 550 or newer",
+	}
 }
 
 // versionText writes 12040 as 12.4.

@@ -21,11 +21,11 @@
 // owns the device's primary context and one stream: the [Executor]. Its methods
 // put commands into a ring of fixed size, parameters copied inline, and return.
 //
-//	caller:    Launch ─┐                      (copy 100 bytes, ~50 ns)
+//	caller:    Launch ─┐                      (a copy of the parameter: 150 ns)
 //	                   ▼
 //	ring:      ■ ■ ■ ■ ■ ■ □ □ □              (ringSize commands, no allocation)
 //	                   │
-//	executor:          └─► cuLaunchKernel     (2 to 3 µs each)
+//	executor:          └─► cuLaunchKernel     (3 µs each)
 //	                           │
 //	GPU:                       └─► kernels in stream order
 //

@@ -154,3 +154,16 @@ func TestOpenLibrary(t *testing.T) {
 		t.Errorf("by path: %+v, %v", again, err)
 	}
 }
+
+func TestOldDriver(t *testing.T) {
+	l := &library{title: "NVIDIA driver", path: "/lib/libcuda.so.1"}
+	for _, version := range []int{0, 12040, 13000} {
+		if err := checkVersion(l, version); err != nil {
+			t.Errorf("%d: %v", version, err)
+		}
+	}
+	err := checkVersion(l, 11080)
+	if !errors.Is(err, ErrNoDriver) || !strings.Contains(err.Error(), "/lib/libcuda.so.1 is for CUDA 11.8, but CUDA 12.4 is needed; update the driver") {
+		t.Errorf("11.8: %v", err)
+	}
+}
