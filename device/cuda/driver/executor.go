@@ -13,10 +13,9 @@ import (
 //
 // Its methods are safe for concurrent use, though commands of several
 // goroutines are in an order only if those agree on one; Capture and Close want
-// to be alone. It owns a goroutine, the device's primary
-// context and a stream until Close. Memory, modules and graphs that were not
-// freed by then go with the process, or earlier with the last executor of the
-// device.
+// to be alone. It owns a goroutine, the device's primary context and a stream
+// until Close. Memory, modules and graphs that were not freed by then go with
+// the process, or earlier with the last executor of the device.
 type Executor struct {
 	api        *api
 	info       DeviceInfo
@@ -172,11 +171,11 @@ func (e *Executor) slot(op operation) *command {
 		e.mu.Unlock()
 		panic("driver: use of a closed executor")
 	}
-	return e.free(op)
+	return e.next(op)
 }
 
-// free waits for a free command. The mutex is held.
-func (e *Executor) free(op operation) *command {
+// next waits for a free command. The mutex is held.
+func (e *Executor) next(op operation) *command {
 	tail := e.tail.Load()
 	for tail-e.head.Load() == ringSize {
 		e.room.await(&e.head, tail-ringSize, false) // for half a ring: nothing to spin for
@@ -210,7 +209,7 @@ func (e *Executor) ask(op operation, f func() error) error {
 // put is ask with both mutexes held; it unlocks the ring's.
 func (e *Executor) put(op operation, f func() error) error {
 	before := e.answers.Load()
-	e.free(op).f = f
+	e.next(op).f = f
 	// A locked goroutine that wakes up takes over the thread's place of the one
 	// that goes to sleep: then spinning would only be in its way.
 	spin := !e.publish() && e.spin
@@ -304,7 +303,7 @@ func (e *Executor) cleanup(f func() error) {
 		e.mu.Unlock()
 		return
 	}
-	e.free(opCleanup).f = f
+	e.next(opCleanup).f = f
 	e.publish()
 }
 

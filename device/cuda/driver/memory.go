@@ -35,7 +35,7 @@ func (e *Executor) Free(p Ptr) {
 		e.mu.Unlock()
 		return
 	}
-	e.free(opFree).dst = p
+	e.next(opFree).dst = p
 	e.publish()
 }
 
