@@ -21,7 +21,7 @@ func (b *batch) reset() {
 	b.Step.Seqs = b.Step.Seqs[:0]
 	b.Extents = b.Extents[:0]
 	b.LogitRows = b.LogitRows[:0]
-	b.Draws, b.IDs = nil, nil
+	b.Draws, b.IDs, b.Meanwhile = nil, nil, nil
 	b.Plan = &b.plan
 }
 

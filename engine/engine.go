@@ -40,6 +40,7 @@ type Engine struct {
 	running []*sequence // in order of age
 	batch   batch
 	works   []work
+	spoken  []work // of the step before, whose events have not been sent
 	step    StepInfo
 	totals  Totals
 	cutOff  bool // requests were ended by Close; read when stopped is closed

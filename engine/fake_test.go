@@ -37,6 +37,9 @@ func newPagedModel(vocab, pages int) *pagedModel {
 }
 
 func (m *pagedModel) Forward(b *model.Batch, _ *model.Trace) ([]float32, error) {
+	if b.Meanwhile != nil {
+		b.Meanwhile()
+	}
 	if m.before != nil {
 		m.before(b)
 	}

@@ -15,17 +15,27 @@ import (
 type outcome struct {
 	probs  []Token // log probabilities of prompt tokens
 	token  Token
+	early  bool // before min_tokens: nothing ends
 	text   string
 	finish FinishReason
 	stop   any
 	err    error
 }
 
-// postprocess takes in a step's logits, or the tokens if the model chose them: every sequence gets its rows counted,
-// its full pages put in the tree, its token sampled, its event sent, and its
-// end if it has come.
+// postprocess takes in a step's logits, or the tokens if the model chose them:
+// every sequence gets its rows counted, its full pages put in the tree and its
+// token sampled, and those that it ends let go of what they have. The rest is
+// deliver's.
 func (e *Engine) postprocess(logits []float32) {
 	e.countRows()
+	live := e.works[:0]
+	for i := range e.works {
+		if e.works[i].seq.finish == NotFinished { // else a stop string, or another choice's failure, ended it
+			live = append(live, e.works[i])
+		}
+	}
+	clear(e.works[len(live):])
+	e.works = live
 	for i := range e.works {
 		w := &e.works[i]
 		s := w.seq
@@ -38,22 +48,36 @@ func (e *Engine) postprocess(logits []float32) {
 			s.req.prefilled = true
 		}
 	}
-	e.sample(logits)
+	ids := e.batch.IDs
+	e.each(e.works, func(w *work) { w.sample(logits, ids, e.cfg.Vocab) })
 	now := time.Now()
 	for i := range e.works {
-		e.deliver(&e.works[i], now)
+		w := &e.works[i]
+		s, out := w.seq, &w.out
+		s.req.probs = append(s.req.probs, out.probs...)
+		if s.budget == 0 && s.done == len(s.tokens) {
+			out.finish = FinishLength // nothing was to be generated
+		}
+		if out.err == nil && w.sampleAt >= 0 {
+			e.countToken(s, now)
+		}
+		if out.err != nil || out.finish != NotFinished {
+			e.retire(s)
+		}
 	}
 	e.finishStep(now)
+	e.works, e.spoken = e.spoken[:0], e.works
 }
 
-// sample fills the outcomes of the step's works. Sequences are independent of
-// each other here, so they are spread over the processors.
-func (e *Engine) sample(logits []float32) {
+// each calls f for the works that have something of the logits. Sequences are
+// independent of each other in it, so they are spread over the processors. A
+// panic ends the request, not the engine.
+func (e *Engine) each(works []work, f func(*work)) {
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	todo := 0
-	for i := range e.works {
-		if w := &e.works[i]; w.sampleAt >= 0 || w.probFrom < w.probTo {
+	for i := range works {
+		if w := &works[i]; w.sampleAt >= 0 || w.probFrom < w.probTo {
 			todo++
 		}
 	}
@@ -61,24 +85,27 @@ func (e *Engine) sample(logits []float32) {
 		wg.Go(func() {
 			for {
 				i := int(next.Add(1)) - 1
-				if i >= len(e.works) {
+				if i >= len(works) {
 					return
 				}
-				e.works[i].compute(logits, e.batch.IDs, e.cfg.Vocab)
+				works[i].guard(f)
 			}
 		})
 	}
 	wg.Wait()
 }
 
-// compute fills w.out, from logits, or from ids if the model chose tokens. A
-// panic in it ends the request, not the engine.
-func (w *work) compute(logits []float32, ids []int32, vocab int) {
+func (w *work) guard(f func(*work)) {
 	defer func() {
 		if r := recover(); r != nil {
 			w.out = outcome{err: &PanicError{Value: r, Stack: debug.Stack()}}
 		}
 	}()
+	f(w)
+}
+
+// sample fills w.out, from logits, or from ids if the model chose tokens.
+func (w *work) sample(logits []float32, ids []int32, vocab int) {
 	row := func(i int) []float32 { return logits[i*vocab : (i+1)*vocab] }
 	s := w.seq
 	for p := w.probFrom; p < w.probTo; p++ {
@@ -100,20 +127,31 @@ func (w *work) compute(logits []float32, ids []int32, vocab int) {
 	}
 }
 
-// deliver sends the event of a work's outcome and ends its sequence if it has
+// deliver makes the text of the step before and sends its events.
+func (e *Engine) deliver() {
+	works := e.spoken
+	e.each(works, func(w *work) {
+		if w.sampleAt >= 0 && w.out.err == nil && w.seq.finish == NotFinished {
+			w.seq.spell(&w.out)
+		}
+	})
+	for i := range works {
+		e.send(&works[i])
+	}
+	clear(works)
+	e.spoken = works[:0]
+}
+
+// send sends the event of a work's outcome and ends its sequence if it has
 // ended.
-func (e *Engine) deliver(w *work, now time.Time) {
+func (e *Engine) send(w *work) {
 	s, out := w.seq, &w.out
-	if s.finish != NotFinished { // another choice's failure ended the request
+	if s.finish != NotFinished { // cancelled, or ended by another choice's failure
 		return
 	}
 	if out.err != nil {
 		e.abort(s.req, out.err)
 		return
-	}
-	s.req.probs = append(s.req.probs, out.probs...)
-	if s.budget == 0 && s.done == len(s.tokens) {
-		out.finish = FinishLength // nothing was to be generated
 	}
 	if w.sampleAt < 0 && out.finish == NotFinished {
 		return
@@ -121,7 +159,7 @@ func (e *Engine) deliver(w *work, now time.Time) {
 	event := Event{Choice: s.index, Text: out.text, Finish: out.finish, MatchedStop: out.stop}
 	if w.sampleAt >= 0 {
 		event.Tokens = []Token{out.token}
-		e.countToken(s, now)
+		s.sent++
 	}
 	if s.index == 0 && !s.req.probsSent {
 		event.Prompt = s.req.probs
@@ -136,10 +174,7 @@ func (e *Engine) end(s *sequence, event Event) {
 	r := s.req
 	if event.Finish != NotFinished {
 		s.finish = event.Finish
-		is := func(t *sequence) bool { return t == s }
-		e.running = slices.DeleteFunc(e.running, is)
-		e.waiting = slices.DeleteFunc(e.waiting, is)
-		e.releasePages(s)
+		e.retire(s)
 		r.live--
 		e.totals.Finished[event.Finish]++
 	}
@@ -148,6 +183,14 @@ func (e *Engine) end(s *sequence, event Event) {
 		e.forget(r, event)
 	}
 	r.stream.send(event)
+}
+
+// retire takes a sequence that computes no more out of the batch or the queue.
+func (e *Engine) retire(s *sequence) {
+	is := func(t *sequence) bool { return t == s }
+	e.running = slices.DeleteFunc(e.running, is)
+	e.waiting = slices.DeleteFunc(e.waiting, is)
+	e.releasePages(s)
 }
 
 // releasePages lets go of a sequence's pages. The full ones are in the tree and

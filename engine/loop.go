@@ -14,7 +14,11 @@ import (
 //	add          takes in what other goroutines submitted or cancelled
 //	schedule     chooses the rows of a step and finds pages for them
 //	run          plans their attention and calls the model
-//	postprocess  stores what was learned: tokens, text, events, ends
+//	postprocess  stores what was learned: tokens and ends
+//
+// Text and events of a step are left for the next: deliver makes and sends them
+// while the device computes. A stop string is found only then, when the sequence
+// already has a row in the step that runs; what comes of that row is dropped.
 //
 // Other goroutines touch the inbox and the streams only, each under a mutex
 // that is held for moments; so nothing outside can stop the loop, and the state
@@ -73,12 +77,14 @@ func (e *Engine) loop() {
 // turn runs one step, if there is something to do.
 func (e *Engine) turn() {
 	if !e.schedule() {
-		if len(e.running)+len(e.waiting) > 0 {
+		if len(e.running)+len(e.waiting) > 0 && len(e.spoken) == 0 {
 			panic("engine: sequences live, but none can be given a row")
 		}
+		e.deliver()
 		return
 	}
 	logits, err := e.run()
+	e.deliver() // if the model did not come to it
 	if err != nil {
 		e.fail(err)
 		return
@@ -98,6 +104,7 @@ func (e *Engine) run() (logits []float32, err error) {
 	planned := time.Now()
 	e.step.Start, e.step.Planning = start, planned.Sub(start)
 	e.stepStarts(start)
+	e.batch.Meanwhile = e.deliver
 	logits, err = e.cfg.Model.Forward(&e.batch.Batch, nil)
 	e.step.Forward, e.step.Attention = time.Since(planned), e.batch.Times
 	if err != nil {
@@ -122,6 +129,9 @@ func (e *Engine) add(wait bool) bool {
 		failed, cut, closing := e.failed, e.cut, e.closing
 		e.mu.Unlock()
 
+		if len(cancelled) > 0 || failed != nil || cut {
+			e.deliver() // what was generated before the end
+		}
 		for _, r := range inbox {
 			e.waiting = append(e.waiting, r.choices...)
 		}
@@ -135,7 +145,7 @@ func (e *Engine) add(wait bool) bool {
 			e.cutOff = e.cutOff || len(e.running)+len(e.waiting) > 0
 			e.abortAll(ErrShutdown)
 		}
-		idle := len(e.running)+len(e.waiting) == 0
+		idle := len(e.running)+len(e.waiting)+len(e.spoken) == 0
 		if idle {
 			e.flushIfAsked()
 		}

@@ -194,7 +194,7 @@ func (e *Engine) check(r *request) error {
 func (r *request) usage() Usage {
 	u := Usage{Prompt: len(r.Prompt), Cached: r.cached, Rows: r.rows, IndexerRows: r.indexerRows}
 	for _, s := range r.choices {
-		u.Completion += s.generated()
+		u.Completion += s.sent
 		if r.live == 0 && r.Explain {
 			u.Decisions = append(u.Decisions, s.decisions...)
 		}

@@ -40,30 +40,34 @@ func (s *sequence) advance(logits []float32, out *outcome) {
 	s.take(drawn, out)
 }
 
-// take appends the next token: it, the text it completes, and whether the
-// choice ends with it go to out.
+// take appends the next token. It and whether the choice ends with it go to out.
 func (s *sequence) take(drawn sample.Result, out *outcome) {
 	s.sampler.Accept(drawn.ID)
 	s.tokens = append(s.tokens, drawn.ID)
 	out.token = Token{ID: drawn.ID, Logprob: drawn.Logprob, Top: drawn.Top, HasProb: s.params.Logprobs >= 0}
-	early := s.generated() <= s.params.MinTokens
+	out.early = s.generated() <= s.params.MinTokens
 	switch {
-	case !early && slices.Contains(s.params.StopIDs, drawn.ID):
+	case !out.early && slices.Contains(s.params.StopIDs, drawn.ID):
 		out.finish, out.stop = FinishStop, drawn.ID
 	case s.generated() == s.budget:
 		out.finish = FinishLength
 	}
+}
+
+// spell puts the text that the token taken last completes into out, and the
+// choice's end if a stop string does that.
+func (s *sequence) spell(out *outcome) {
 	if s.detok == nil {
 		return
 	}
 	var text string
 	if out.finish != FinishStop || s.req.IncludeStop {
-		text = s.detok.Add(drawn.ID)
+		text = s.detok.Add(out.token.ID)
 	}
 	if out.finish != NotFinished {
 		text += s.detok.Flush()
 	}
-	if early {
+	if out.early {
 		out.text = text
 		return
 	}

@@ -271,10 +271,13 @@ func TestRandomSchedules(t *testing.T) {
 			}
 			e.add(false)
 			e.turn()
+			if random.IntN(2) == 0 {
+				e.deliver() // as the next turn would
+			}
 			if err := checkInvariants(e); err != nil {
 				fail("turn %d: %v", turn, err)
 			}
-			if len(e.running)+len(e.waiting) == 0 && len(e.live) > 0 {
+			if len(e.running)+len(e.waiting)+len(e.spoken) == 0 && len(e.live) > 0 {
 				fail("turn %d: %d requests live, nothing runs or waits", turn, len(e.live))
 			}
 			for _, a := range answers {

@@ -195,6 +195,7 @@ func (s *script) turn() {
 	preempted := e.totals.Preemptions
 	e.add(false)
 	e.turn()
+	e.deliver() // else events are those of the turn before
 	for _, w := range e.waiting[:min(len(e.waiting), int(e.totals.Preemptions-preempted))] {
 		fmt.Fprintf(&s.out, "preempted %s/%d\n", w.req.ID, w.index)
 	}

@@ -19,6 +19,7 @@ type sequence struct {
 	prompt int     // tokens of the prompt
 	budget int     // tokens that may be generated in all
 	done   int     // tokens computed: their records are in pages
+	sent   int     // generated tokens whose events were sent
 	pages  []int32 // nil unless running
 
 	params  sample.Params

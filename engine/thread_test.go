@@ -92,7 +92,12 @@ func TestConcurrentUse(t *testing.T) {
 	if recorder.tokens != completion || int(s.GeneratedTokens) != completion {
 		t.Errorf("%d tokens timed, %d counted, %d in usage", recorder.tokens, s.GeneratedTokens, completion)
 	}
-	if recorder.rows != rows {
+	// A stop string is found when the next row runs already: it is in no usage.
+	dropped := 0
+	for p := range rows {
+		dropped += recorder.rows[p] - rows[p]
+	}
+	if dropped < 0 || dropped > 2*recorder.requests {
 		t.Errorf("rows by pathway %v in plans, %v in usage", recorder.rows, rows)
 	}
 	if _, err := e.Submit(t.Context(), &Request{Prompt: []int32{1}, Params: sample.Defaults()}); !errors.Is(err, ErrClosed) {
@@ -263,6 +268,7 @@ func TestEndedRequestLetsGoOfContext(t *testing.T) {
 		submit(t, e, ctx, sayX(1))
 		e.add(false)
 		e.turn()
+		e.turn() // sends the event
 		checkRest(t, e)
 		cancel()
 		synctest.Wait()

@@ -19,6 +19,10 @@ type Batch struct {
 	// Draws, if not nil, says for each of the LogitRows how to choose a token
 	// from its logits.
 	Draws []device.Draw
+	// Meanwhile, if not nil, is called once by Forward when the device has all
+	// of the work, before waiting for it; or first, if the device works only
+	// while it is called.
+	Meanwhile func()
 
 	// IDs is set by Forward if there are Draws and the device chooses tokens
 	// itself: a token for each of the LogitRows, −1 where the logits allow none.
@@ -28,6 +32,12 @@ type Batch struct {
 	// Times is set by Forward: what the attention of all layers took. It is 0 if
 	// the pass had a trace of layers, which leaves no marks within them.
 	Times Times
+}
+
+func (b *Batch) meanwhile() {
+	if b.Meanwhile != nil {
+		b.Meanwhile()
+	}
 }
 
 // Times is the time that a forward pass spent on attention, all layers

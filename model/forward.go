@@ -36,6 +36,9 @@ func (m *Model) Forward(b *Batch, trace *Trace) ([]float32, error) {
 		return nil, fmt.Errorf("model: forward without an attention cache")
 	}
 	b.Times, b.IDs = Times{}, nil
+	if !m.async {
+		b.meanwhile()
+	}
 	if trace == nil {
 		if s := m.decodeStepFor(b); s != nil {
 			return m.forwardDecode(s, b)
@@ -116,6 +119,9 @@ func (m *Model) samples(b *Batch) bool {
 // chose tokens, else logits.
 func (m *Model) readOut(b *Batch) ([]float32, error) {
 	rows := len(b.LogitRows)
+	if m.async {
+		b.meanwhile()
+	}
 	if m.samples(b) {
 		m.hostIDs = slices.Grow(m.hostIDs[:0], rows)[:rows]
 		if err := m.dev.Download(bytesOf(m.hostIDs), m.work.tensor(slotIDs, device.I32, rows, 1)); err != nil {

@@ -31,6 +31,7 @@ func Load(dev device.Device, cfg *checkpoint.Config, w checkpoint.Weights, opts 
 	m := &Model{dev: dev, cfg: cfg, opts: opts, act: dev.Activation(opts.Arithmetic),
 		scale: cfg.SoftmaxScale(), work: workspace{dev: dev}, router: router(cfg)}
 	m.sampler, _ = dev.(device.Sampler)
+	_, m.async = dev.(device.Timed)
 	l := loader{dev: dev, w: w, arithmetic: opts.Arithmetic, m: m}
 
 	m.embed = l.table("model.embed_tokens.weight", cfg.Vocab, cfg.Hidden)

@@ -52,6 +52,7 @@ type Model struct {
 	hostLogits     []float32
 	hostIDs        []int32
 	sampler        device.Sampler // nil if the device does not choose tokens
+	async          bool           // the device works on while its calls return
 	timing         timing
 }
 
