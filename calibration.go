@@ -25,7 +25,12 @@ func calibrationKey(info device.Info, g pathway.Geometry, arithmetic device.DTyp
 
 // findCalibration returns the costs to plan with, and where they come from.
 func findCalibration(name string, key pathway.Key, info device.Info) (pathway.Calibration, string, error) {
-	const builtin = "builtin estimate"
+	brought := func() (pathway.Calibration, string) {
+		if c, ok := pathway.Builtin(key); ok {
+			return c, "builtin table for " + key.Device
+		}
+		return estimate(key, info), "builtin estimate"
+	}
 	switch name {
 	case "":
 		path, err := key.CachePath()
@@ -35,15 +40,16 @@ func findCalibration(name string, key pathway.Key, info device.Info) (pathway.Ca
 				return c, path, nil
 			}
 		}
-		source := builtin
+		c, source := brought()
 		if !errors.Is(err, fs.ErrNotExist) {
 			// A calibration that cannot be used is no reason not to start: the
 			// plan is never wrong, only slower.
 			source += " (" + err.Error() + ")"
 		}
-		return estimate(key, info), source, nil
+		return c, source, nil
 	case "builtin":
-		return estimate(key, info), builtin, nil
+		c, source := brought()
+		return c, source, nil
 	}
 	c, err := pathway.LoadCalibration(name, key)
 	if err != nil {
@@ -169,7 +175,7 @@ func (o Options) planner(g pathway.Geometry, c pathway.Calibration, workspace, k
 
 // Calibrate times the device's attention operations with this model and
 // returns their costs. maxContext bounds the contexts it tries, and so the
-// memory it takes. An [Engine] refuses it: the device is used by its loop.
+// memory it takes; 0: up to 8192 tokens on the CPU, 16384 on a GPU. An [Engine] refuses it: the device is used by its loop.
 func (e *Loaded) Calibrate(maxContext int) (pathway.Calibration, error) {
 	if e.serving {
 		return pathway.Calibration{}, fmt.Errorf("calibrate: %w", errServing)

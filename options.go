@@ -51,8 +51,9 @@ type Options struct {
 	// else is in the batch, of chunking and of cache hits. Not every device can.
 	Deterministic bool
 	// Calibration is the file with the costs of attention on this machine, or
-	// "builtin" for an estimate; "" takes what `latent calibrate` left in the
-	// user's cache folder, if anything.
+	// "builtin" for what is known of the device: a table, else an estimate. ""
+	// takes what `latent calibrate` left in the user's cache folder, if anything,
+	// else as "builtin".
 	Calibration string
 	// MHAWorkspaceBytes bounds the expanded keys and values of MHA; 0: 256 MiB on
 	// the CPU, 1 GiB on a GPU.

@@ -10,57 +10,24 @@ import (
 	"latent/pathway"
 )
 
-// calibrationCase is a batch of equal sequences: Rows new rows each behind
-// Prefix cached tokens.
-type calibrationCase struct{ sequences, prefix, rows int }
-
-func (c calibrationCase) context() int { return c.prefix + c.rows }
-func (c calibrationCase) tokens() int  { return c.sequences * c.rows }
-
-// keys returns the positions of all sequences, pairs the visible query-key
-// pairs, and selected those pairs with at most topk keys a row.
-func (c calibrationCase) keys() int { return c.sequences * c.context() }
-
-func (c calibrationCase) pairs(topk int) int {
-	n := 0
-	for i := range c.rows {
-		n += min(c.prefix+i+1, topk)
-	}
-	return c.sequences * n
-}
-
-const unlimited = 1 << 30
-
-// calibrationCases returns prompts, extensions and decode batches up to a
-// context of limit.
-func calibrationCases(limit int) []calibrationCase {
-	all := []calibrationCase{
-		{1, 0, 64}, {1, 0, 256}, {1, 0, 1024}, {4, 0, 128},
-		{1, 960, 64}, {1, 1984, 64}, {1, 3840, 256}, {1, 8000, 192},
-		{1, 511, 1}, {1, 4095, 1}, {8, 255, 1}, {8, 1023, 1}, {16, 511, 1}, {2, 2040, 8},
-	}
-	var fit []calibrationCase
-	for _, c := range all {
-		if c.context() <= limit {
-			fit = append(fit, c)
-		}
-	}
-	return fit
-}
-
 // Calibrate times the device's own attention operations with the model's
 // weights on a grid of sizes and returns the timings of one layer, for
 // pathway.Fit. Latents and queries are random. It needs an indexer only if the
 // model has one, takes some seconds, and leaves the model's cache alone.
 //
-// Contexts go up to maxContext tokens, which bounds the memory it takes.
+// Contexts go up to maxContext tokens, which bounds the memory it takes; 0 means
+// what tells costs apart on the device.
 func (m *Model) Calibrate(maxContext int) ([]pathway.Sample, error) {
-	maxContext = min(maxContext, m.opts.MaxContext)
-	cases := calibrationCases(maxContext)
-	if len(cases) < 4 {
-		return nil, fmt.Errorf("calibrate: contexts of at most %d tokens are too short to tell costs apart", maxContext)
+	grid := calibrationGridFor(m.dev.Info())
+	limit := m.opts.MaxContext
+	if maxContext > 0 {
+		limit = min(limit, maxContext)
 	}
-	c := &calibrator{m: m, rng: rand.New(rand.NewPCG(1, 2))}
+	cases := grid.upTo(limit)
+	if len(cases) < 4 {
+		return nil, fmt.Errorf("calibrate: contexts of at most %d tokens are too short to tell costs apart", limit)
+	}
+	c := &calibrator{m: m, rng: rand.New(rand.NewPCG(1, 2)), grid: grid, watch: device.NewStopwatch(m.dev)}
 	for i := range m.layers {
 		if m.layers[i].index != nil {
 			c.layer = i
@@ -68,6 +35,10 @@ func (m *Model) Calibrate(maxContext int) ([]pathway.Sample, error) {
 		}
 	}
 	defer c.free()
+	if err := c.prepareFlush(); err != nil {
+		return nil, fmt.Errorf("calibrate: %w", err)
+	}
+	defer c.freeFlush()
 	for _, k := range cases {
 		if err := c.measure(k); err != nil {
 			return nil, fmt.Errorf("calibrate %d sequences of %d+%d tokens: %w", k.sequences, k.prefix, k.rows, err)
@@ -80,8 +51,14 @@ func (m *Model) Calibrate(maxContext int) ([]pathway.Sample, error) {
 type calibrator struct {
 	m       *Model
 	rng     *rand.Rand
+	grid    *calibrationGrid
 	layer   int
 	samples []pathway.Sample
+
+	watch device.Stopwatch
+	laps  []time.Duration
+	flush device.Tensor // larger than the device's cache, no memory if that is not emptied
+	ones  device.Tensor // weights of its norm
 
 	step  device.Step
 	runs  []device.Run
@@ -103,8 +80,8 @@ func (c *calibrator) free() {
 	c.owned, c.sels, c.cache = nil, nil, nil
 }
 
-// tensor returns a tensor of normal random numbers.
-func (c *calibrator) tensor(t device.DType, rows, cols int) (device.Tensor, error) {
+// empty returns a tensor for results.
+func (c *calibrator) empty(t device.DType, rows, cols int) (device.Tensor, error) {
 	v := device.Tensor{Type: t, Rows: rows, Cols: cols}
 	mem, err := c.m.dev.Alloc(v.Bytes())
 	if err != nil {
@@ -112,20 +89,16 @@ func (c *calibrator) tensor(t device.DType, rows, cols int) (device.Tensor, erro
 	}
 	c.owned = append(c.owned, mem)
 	v.Mem = mem
-	raw := make([]byte, v.Bytes())
-	size := t.Size()
-	for i := range rows * cols {
-		x := float32(c.rng.NormFloat64())
-		switch t {
-		case device.F32:
-			copy(raw[i*size:], bytesOf([]float32{x}))
-		case device.BF16:
-			h := device.BF16FromF32(x)
-			raw[i*size], raw[i*size+1] = byte(h), byte(h>>8)
-		}
-	}
-	c.m.dev.Upload(v, raw)
 	return v, nil
+}
+
+// tensor returns a tensor of normal random numbers.
+func (c *calibrator) tensor(t device.DType, rows, cols int) (device.Tensor, error) {
+	v, err := c.empty(t, rows, cols)
+	if err == nil {
+		c.m.dev.Upload(v, normalBytes(c.rng, t, rows*cols))
+	}
+	return v, err
 }
 
 // measure times every operation on one case.
@@ -135,18 +108,13 @@ func (c *calibrator) measure(k calibrationCase) error {
 		return err
 	}
 	m, cfg := c.m, c.m.cfg
-	dev, kvb := m.dev, m.layers[c.layer].kvb
 	tokens := k.tokens()
 
 	q, err := c.tensor(m.act, tokens, cfg.Heads*(cfg.Nope+cfg.RopeDim))
 	if err != nil {
 		return err
 	}
-	out, err := c.tensor(m.act, tokens, cfg.Heads*cfg.Value)
-	if err != nil {
-		return err
-	}
-	lse, err := c.tensor(device.F32, tokens, cfg.Heads)
+	out, err := c.empty(m.act, tokens, cfg.Heads*cfg.Value)
 	if err != nil {
 		return err
 	}
@@ -155,6 +123,23 @@ func (c *calibrator) measure(k calibrationCase) error {
 		return err
 	}
 
+	sample := pathway.Sample{Rows: float64(tokens), Keys: float64(k.keys()), Pairs: float64(k.pairs(unlimited))}
+	if m.dev.KVBytes(m.layers[c.layer].kvb, cfg.RopeDim, k.keys()) <= c.grid.expand {
+		if err := c.measureExpanded(k, sample, q, out, masked); err != nil {
+			return err
+		}
+	}
+	return c.measureAbsorbed(k, sample, q, out, sparse)
+}
+
+// measureExpanded times the MHA family.
+func (c *calibrator) measureExpanded(k calibrationCase, sample pathway.Sample, q, out device.Tensor, masked device.Selection) error {
+	m, cfg := c.m, c.m.cfg
+	dev, kvb := m.dev, m.layers[c.layer].kvb
+	lse, err := c.empty(device.F32, k.tokens(), cfg.Heads)
+	if err != nil {
+		return err
+	}
 	kv, err := dev.Alloc(dev.KVBytes(kvb, cfg.RopeDim, k.keys()))
 	if err != nil {
 		return err
@@ -164,7 +149,6 @@ func (c *calibrator) measure(k calibrationCase) error {
 	for i := range c.step.Seqs {
 		ranges = append(ranges, device.KeyRange{Seq: i, To: k.context(), Keys: i * k.context()})
 	}
-	sample := pathway.Sample{Rows: float64(tokens), Keys: float64(k.keys()), Pairs: float64(k.pairs(unlimited))}
 	if err := c.time(sample, pathway.OpExpand, func() { dev.ExpandKV(kv, c.cache, 0, kvb, ranges) }); err != nil {
 		return err
 	}
@@ -172,17 +156,14 @@ func (c *calibrator) measure(k calibrationCase) error {
 	if err := c.time(sample, pathway.OpMHA, func() { dev.MHA(out, lse, q, kv, kvb, nil, m.scale, dense) }); err != nil {
 		return err
 	}
-	selected := c.withSelection(0)
 	if masked != nil {
+		selected := c.withSelection(0)
 		err := c.time(sample, pathway.OpMHAMasked, func() { dev.MHA(out, lse, q, kv, kvb, masked, m.scale, selected) })
 		if err != nil {
 			return err
 		}
 	}
-	if err := c.time(sample, pathway.OpMerge, func() { dev.MergeLSE(out, lse, out, lse, dense) }); err != nil {
-		return err
-	}
-	return c.measureAbsorbed(k, sample, q, out, sparse)
+	return c.time(sample, pathway.OpMerge, func() { dev.MergeLSE(out, lse, out, lse, dense) })
 }
 
 // measureAbsorbed times the MLA family.
@@ -190,27 +171,28 @@ func (c *calibrator) measureAbsorbed(k calibrationCase, sample pathway.Sample, q
 	m, cfg := c.m, c.m.cfg
 	dev, kvb := m.dev, m.layers[c.layer].kvb
 	tokens := k.tokens()
-	qa, err := c.tensor(m.act, tokens, cfg.Heads*(cfg.Latent+cfg.RopeDim))
+	qa, err := c.empty(m.act, tokens, cfg.Heads*(cfg.Latent+cfg.RopeDim))
 	if err != nil {
 		return err
 	}
-	z, err := c.tensor(m.act, tokens, cfg.Heads*cfg.Latent)
+	z, err := c.empty(m.act, tokens, cfg.Heads*cfg.Latent)
 	if err != nil {
 		return err
 	}
-	lse, err := c.tensor(device.F32, tokens, cfg.Heads)
+	lse, err := c.empty(device.F32, tokens, cfg.Heads)
 	if err != nil {
 		return err
 	}
 	dense := c.withSelection(-1)
+	dev.Absorb(qa, q, kvb, dense)
+	if err := c.time(sample, pathway.OpMLA, func() { dev.MLA(z, lse, qa, c.cache, 0, nil, m.scale, dense) }); err != nil {
+		return err
+	}
 	err = c.time(sample, pathway.OpAbsorb, func() {
 		dev.Absorb(qa, q, kvb, dense)
 		dev.Unabsorb(out, z, kvb, dense)
 	})
 	if err != nil {
-		return err
-	}
-	if err := c.time(sample, pathway.OpMLA, func() { dev.MLA(z, lse, qa, c.cache, 0, nil, m.scale, dense) }); err != nil {
 		return err
 	}
 	if sparse == nil {
@@ -303,7 +285,7 @@ func (c *calibrator) selections(k calibrationCase) (masked, sparse device.Select
 	if err != nil {
 		return nil, nil, err
 	}
-	q, err := c.tensor(c.m.act, tokens, ix.Heads*ix.Dim)
+	q, err := c.empty(c.m.act, tokens, ix.Heads*ix.Dim)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -311,7 +293,7 @@ func (c *calibrator) selections(k calibrationCase) (masked, sparse device.Select
 	if err != nil {
 		return nil, nil, err
 	}
-	scores, err := c.tensor(device.F32, tokens, k.context())
+	scores, err := c.empty(device.F32, tokens, k.context())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -342,33 +324,4 @@ func (c *calibrator) selections(k calibrationCase) (masked, sparse device.Select
 		}
 	}
 	return masked, sparse, nil
-}
-
-// time runs f some times and records the lower quartile: what it takes when
-// nothing else disturbs it.
-func (c *calibrator) time(s pathway.Sample, op pathway.Operation, f func()) error {
-	const (
-		warm, least, most = 1, 3, 50
-		budget            = 60 * time.Millisecond
-	)
-	var took []time.Duration
-	began := time.Now()
-	for i := range warm + most {
-		start := time.Now()
-		f()
-		if err := c.m.dev.Sync(); err != nil {
-			return err
-		}
-		if i >= warm {
-			took = append(took, time.Since(start))
-		}
-		if len(took) >= least && time.Since(began) > budget {
-			break
-		}
-	}
-	slices.Sort(took)
-	s.Operation = op
-	s.Microseconds = max(float64(took[len(took)/4].Nanoseconds())/1e3, 1e-3)
-	c.samples = append(c.samples, s)
-	return nil
 }

@@ -17,6 +17,8 @@ type ticking struct {
 	ops map[string]time.Duration // what operations took, by name
 }
 
+func newTicking(d device.Device) *ticking { return &ticking{Device: d, ops: map[string]time.Duration{}} }
+
 func (d *ticking) tick(op string, us time.Duration) {
 	d.now += us * time.Microsecond
 	d.ops[op] += us * time.Microsecond
@@ -116,7 +118,7 @@ func TestStages(t *testing.T) {
 	var d *ticking
 	g := openGolden(t, "../testdata/golden/glm_moe_dsa", variant{
 		device: func(base device.Device) device.Device {
-			d = &ticking{Device: base, ops: map[string]time.Duration{}}
+			d = newTicking(base)
 			return d
 		},
 		opts: func(o *model.Options) { o.ScoreBytes, o.AbsorbBytes = 1<<12, 1<<16 },

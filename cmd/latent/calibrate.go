@@ -7,13 +7,14 @@ import (
 	"time"
 
 	"latent"
+	"latent/device"
 	"latent/pathway"
 )
 
 // calibrateCommand measures what attention costs.
 type calibrateCommand struct {
 	Out       string `help:"File to write. Default: the place where the other commands look, in the user's cache folder." placeholder:"FILE"`
-	MaxTokens int    `help:"Longest context to measure; longer ones than the model has are left out." default:"8192" placeholder:"N"`
+	MaxTokens int    `help:"Longest context to measure; longer ones than the model has are left out. Default: 8192, on a GPU 16384." placeholder:"N"`
 	DryRun    bool   `help:"Measure and print, but write nothing."`
 	modelFlags
 }
@@ -29,6 +30,9 @@ planner works from operation counts: its plans are as exact, but may not be the 
 func (c *calibrateCommand) Run(t *terminal) error {
 	o := c.options(t.progress)
 	o.Calibration = "builtin"
+	if o.MaxTotalTokens == 0 {
+		o.MaxTotalTokens = 2 * device.PageTokens // measurements need memory, not the model's cache
+	}
 	l, err := latent.Load(context.Background(), o)
 	if err != nil {
 		return err

@@ -18,7 +18,7 @@ type modelFlags struct {
 	SeqLenThreshold   int    `name:"nsa-seq-len-threshold" aliases:"dsa-seq-len-threshold" help:"Threshold of --attention-policy threshold, in tokens. Default: the model's index_topk." placeholder:"N" group:"Attention"`
 	AllowApproximate  bool   `help:"Permit a threshold above index_topk: dense attention where the model would select." group:"Attention"`
 	Deterministic     bool   `help:"Make every answer independent, bit for bit, of the batch, of chunking and of cache hits. CPU only." group:"Attention"`
-	Calibration       string `help:"File with measured costs of attention, or builtin for an estimate. Default: what latent calibrate left for this machine, if anything." placeholder:"FILE|builtin" group:"Attention"`
+	Calibration       string `help:"File with measured costs of attention, or builtin for a table or an estimate. Default: what latent calibrate left for this machine, if anything, else builtin." placeholder:"FILE|builtin" group:"Attention"`
 	MHAWorkspaceBytes int64  `name:"mha-workspace-bytes" help:"Bound on expanded keys and values. Default: 256 MiB, on a GPU 1 GiB." placeholder:"N" group:"Attention"`
 
 	Device             string  `help:"Where to compute: auto takes the GPU if there is one of compute capability 9.0 and CUDA's libraries are found, else the CPU." enum:"auto,cpu,cuda" default:"auto" group:"Machine"`
