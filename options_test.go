@@ -151,7 +151,7 @@ func TestMemoryErrors(t *testing.T) {
 		"of 880 MiB (1000 MiB of the device's memory times mem-fraction-static), weights take 500 MiB and workspace 80 MiB, " +
 			"but the attention cache needs 301 MiB; raise mem-fraction-static": {Need: 300<<20 + 1, Total: 1000 << 20, Memory: mem},
 		"of the device's 1000 MiB the plan gives weights 500 MiB, workspace 80 MiB and the attention cache 300 MiB": {Total: 1000 << 20, Memory: planned, Err: refused},
-		"the weights take about 500 MiB, the device has 1000 MiB: cuda: allocate": {Total: 1000 << 20, Memory: Memory{Weights: 500 << 20}, Err: refused},
+		"the weights take about 500 MiB, the device has 1000 MiB: cuda: allocate":                                   {Total: 1000 << 20, Memory: Memory{Weights: 500 << 20}, Err: refused},
 	} {
 		if got := e.Error(); !strings.Contains(got, want) || errors.Is(e, refused) != (e.Err != nil) {
 			t.Errorf("%q lacks %q", got, want)

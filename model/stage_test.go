@@ -17,7 +17,9 @@ type ticking struct {
 	ops map[string]time.Duration // what operations took, by name
 }
 
-func newTicking(d device.Device) *ticking { return &ticking{Device: d, ops: map[string]time.Duration{}} }
+func newTicking(d device.Device) *ticking {
+	return &ticking{Device: d, ops: map[string]time.Duration{}}
+}
 
 func (d *ticking) tick(op string, us time.Duration) {
 	d.now += us * time.Microsecond

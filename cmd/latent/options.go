@@ -36,7 +36,7 @@ type modelFlags struct {
 func (f *modelFlags) options(progress func(line string)) latent.Options {
 	return latent.Options{
 		Progress: progress,
-		Model: f.Model, LoadFormat: f.LoadFormat, Seed: f.RandomSeed, ConfigOverride: f.JSONModelOverride,
+		Model:    f.Model, LoadFormat: f.LoadFormat, Seed: f.RandomSeed, ConfigOverride: f.JSONModelOverride,
 		Device: f.Device, CUDAPath: f.CUDAPath, Threads: f.Threads, DType: f.DType, KVCacheDType: f.KVCacheDType,
 		AttentionPolicy: f.AttentionPolicy, SeqLenThreshold: f.SeqLenThreshold, AllowApproximate: f.AllowApproximate,
 		Deterministic: f.Deterministic, Calibration: f.Calibration, MHAWorkspaceBytes: f.MHAWorkspaceBytes,
