@@ -286,6 +286,7 @@ func (e *Executor) withContext(f func() result) result {
 	}
 	r := f()
 	e.api.setContext(0)
+	e.work.open() // more commands follow, as a rule: wake the executor already
 	return r
 }
 

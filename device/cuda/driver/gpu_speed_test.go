@@ -74,7 +74,14 @@ func TestGPUSpeed(t *testing.T) {
 	t.Logf("sleep of 200 µs: %v", median(100, func() { time.Sleep(200 * time.Microsecond) }))
 	t.Logf("Sync of nothing: %v", median(500, func() { g.sync(t) }))
 	t.Logf("Launch and Sync: %v", median(500, func() { burst(1) }))
-	t.Logf("Launch of 1 ms and Sync: %v", median(50, func() { run(g, sleep, 1, 1, uint64(1e6)); g.sync(t) }))
+	for _, work := range []time.Duration{0, 20 * time.Microsecond, 80 * time.Microsecond, 200 * time.Microsecond} {
+		t.Logf("Launch of 1 ms and Sync, the goroutine busy for %v between: %v", work, median(50, func() {
+			for begin := time.Now(); time.Since(begin) < work; {
+			}
+			run(g, sleep, 1, 1, uint64(1e6))
+			g.sync(t)
+		})-work)
+	}
 	var direct time.Duration
 	_ = g.Do(func() error {
 		direct = median(500, func() {
@@ -84,6 +91,15 @@ func TestGPUSpeed(t *testing.T) {
 		return nil
 	})
 	t.Logf("the same of the driver alone: %v", direct)
+	_ = g.Do(func() error {
+		begin := time.Now()
+		for range 1000 {
+			g.api.launch(f.handle, l, g.stream, unsafe.Pointer(&a))
+		}
+		t.Logf("1000 launches by the driver alone: %v each", time.Since(begin)/1000)
+		return nil
+	})
+	g.sync(t)
 	spec := TensorMapSpec{Type: MapBF16, Base: 4096, Dims: []uint64{64, 1000}, Strides: []uint64{128}, Box: []uint32{64, 64}, Swizzle: 128}
 	t.Logf("EncodeTensorMap: %v, %v allocations", median(500, func() { _, _ = EncodeTensorMap(g.cuda, spec) }),
 		testing.AllocsPerRun(100, func() { _, _ = EncodeTensorMap(g.cuda, spec) }))

@@ -167,3 +167,19 @@ func TestOldDriver(t *testing.T) {
 		t.Errorf("11.8: %v", err)
 	}
 }
+
+// BenchmarkCall is a call of a C function that does nothing to speak of.
+func BenchmarkCall(b *testing.B) {
+	l, err := Search{}.open(wanted{title: "C", names: []string{"libc.so.6"}, err: ErrNoLibrary})
+	if err != nil {
+		b.Skip(err)
+	}
+	abs, err := l.symbol("abs")
+	if err != nil {
+		b.Fatal(err)
+	}
+	often := &routine{function: abs}
+	for b.Loop() {
+		often.call(11)
+	}
+}
