@@ -98,7 +98,7 @@ DEVICE float read_cluster(const float* p, u32 rank) {
   return v;
 }
 DEVICE void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
 DEVICE void store(const LinearSmall& p, int row, int output, float v) {
