@@ -37,6 +37,7 @@ type Device struct {
 
 	geometry  geometry
 	products  products
+	codesMaps map[codesKey]driver.TensorMap
 	scratches map[string]*memory
 	moved     int // counts scratch buffers that took another address
 
@@ -54,7 +55,7 @@ type Device struct {
 func Open(opts Options) (_ *Device, err error) {
 	d := &Device{
 		kernels: map[kernelName]*driver.Function{}, modules: map[string]*driver.Module{}, scratches: map[string]*memory{},
-		live: map[*memory]struct{}{},
+		live: map[*memory]struct{}{}, codesMaps: map[codesKey]driver.TensorMap{},
 	}
 	defer func() {
 		if err != nil {

@@ -17,10 +17,10 @@ func matmulType(t device.DType) driver.MatmulType {
 
 // Linear implements device.Device.
 //
-// Weights in bf16 go to cuBLASLt as they are. With FP8 weights, src is rounded
-// to e4m3 in blocks of 128 columns and cuBLASLt multiplies scaled blocks; up to
-// smallRows rows, and those left of multiples of 4, go through linear_small.cu,
-// which does not round src.
+// Weights in bf16 go to cuBLASLt. With FP8 weights, src is rounded to e4m3 in
+// blocks of 128 columns; scaled blocks are multiplied by linear_small.cu up to
+// smallRows rows, else by cuBLASLt, which leaves rows beyond a multiple of 4 to
+// the former.
 func (d *Device) Linear(dst, src device.Tensor, w device.Matrix, add bool) {
 	m, ok := w.(*matrix)
 	if !ok {
@@ -54,9 +54,8 @@ func beta(add bool) float32 {
 }
 
 const (
-	// smallRows is how many rows linear_small.cu takes at once. From there on
-	// tensor cores have enough to do with cuBLASLt's tiles.
-	smallRows = 16
+	// smallRows is up to how many rows linear_small.cu is used.
+	smallRows = 64
 	// quantizedRows bounds the rows that are held rounded to e4m3.
 	quantizedRows = 8192
 )
@@ -75,19 +74,17 @@ func (d *Device) linearF8(dst, src device.Tensor, m *matrix, add bool) {
 	}
 }
 
-// linearBlocks rounds src to e4m3 and multiplies scaled blocks; its rows are a
-// multiple of 4.
-func (d *Device) linearBlocks(dst, src device.Tensor, m *matrix, add bool) {
-	blocks := m.in / 128
-	scalesAt := int64(roundUp(src.Rows*m.in, 256))
-	codes := d.scratch("linear", scalesAt+4*int64(blocks*src.Rows))
-	scales := codes + driver.Ptr(scalesAt)
-	launch(d, d.kernel("quantize", "quantize_rows"), grid1(divUp(src.Rows*blocks, 16)), block1(256), 0, &quantizeParams{
-		Src: ptr(src), Codes: codes, Scales: scales, Rows: int32(src.Rows), Cols: int32(m.in), Pitch: int32(src.Rows),
+// quantize rounds src to e4m3, in memory that the next call takes again. The
+// scales are [cols/128][pitch].
+func (d *Device) quantize(src device.Tensor, pitch int) (codes, scales driver.Ptr) {
+	blocks := src.Cols / 128
+	scalesAt := int64(roundUp(src.Rows*src.Cols, 256))
+	codes = d.scratch("linear", scalesAt+4*int64(blocks*pitch))
+	scales = codes + driver.Ptr(scalesAt)
+	dependent(d, d.kernel("quantize", "quantize_rows"), grid1(divUp(src.Rows*blocks, 16)), block1(256), 0, &quantizeParams{
+		Src: ptr(src), Codes: codes, Scales: scales, Rows: int32(src.Rows), Cols: int32(src.Cols), Pitch: int32(pitch),
 	})
-	d.products.queue(weightSpec(driver.MatmulF8, matmulType(dst.Type), src.Rows, m.out, m.in), driver.MatmulCall{
-		A: m.mem.addr, B: codes, D: ptr(dst), ScaleA: m.mem.addr + driver.Ptr(m.scales), ScaleB: scales, Beta: beta(add),
-	})
+	return codes, scales
 }
 
 // quantizeParams mirrors struct Quantize of quantize.cu.
@@ -97,61 +94,102 @@ type quantizeParams struct {
 	_                  int32
 }
 
-// smallKernel is a kernel of linear_small.cu: so many outputs a block, up to so
-// many rows.
+// linearBlocks multiplies with cuBLASLt; the rows are a multiple of 4.
+func (d *Device) linearBlocks(dst, src device.Tensor, m *matrix, add bool) {
+	codes, scales := d.quantize(src, src.Rows)
+	d.products.queue(weightSpec(driver.MatmulF8, matmulType(dst.Type), src.Rows, m.out, m.in), driver.MatmulCall{
+		A: m.mem.addr, B: codes, D: ptr(dst), ScaleA: m.mem.addr + driver.Ptr(m.scales), ScaleB: scales, Beta: beta(add),
+	})
+}
+
+// smallKernel is a kernel of linear_small.cu.
 type smallKernel struct {
-	entry         string
-	outputs, rows int
+	entry  string
+	rows   int // at most
+	groups int // of 64 outputs in a block
+	stages int
+	blocks int // on a multiprocessor
 }
 
-// chooseSmall returns the kernel for a number of rows, of which it may take
-// fewer. A block reads all of src, so the more rows there are, the more outputs
-// it should have; with few rows the smallest blocks fill the device best.
-func chooseSmall(rows, outputs int) smallKernel {
-	switch {
-	case rows > 8 && outputs%64 == 0:
-		return smallKernel{"linear_small_64_16", 64, 16}
-	case rows > 4 && outputs%32 == 0:
-		return smallKernel{"linear_small_32_8", 32, 8}
-	}
-	return smallKernel{"linear_small_16_8", 16, 8}
+var smallKernels = []smallKernel{
+	{"linear_small_8", 8, 1, 12, 2}, {"linear_small_16", 16, 1, 10, 2}, {"linear_small_32", 32, 1, 8, 2},
+	{"linear_small_64", 64, 2, 4, 2}, {"linear_small_128", 128, 2, 6, 1},
 }
 
-// splitSmall returns how many blocks, a cluster, share the columns of a weight:
-// enough to have two for each multiprocessor, few enough that each of their 8
-// warps has a block of 128 columns.
-func (d *Device) splitSmall(tiles, blocks int) int {
-	split := 1
-	for split < 8 && tiles*split < 2*d.info.Workers && blocks >= 2*split*8 {
-		split *= 2
-	}
-	return split
+// shared is the size of struct Shared.
+func (k *smallKernel) shared() int {
+	return roundUp(k.stages*((64*k.groups+k.rows)*128+4*k.rows+16), 1024)
 }
 
-// linearSmall multiplies a few rows without rounding src.
+// split returns how many blocks, a cluster, share the columns of a weight: as
+// many as run at a time, if each gets some to pipeline.
+func (k *smallKernel) split(tiles, blocks, multiprocessors int) int {
+	const least = 4 // blocks of 128 columns
+	return max(1, min(8, k.blocks*multiprocessors/tiles, blocks/least))
+}
+
+// linearSmall multiplies up to 128 rows with linear_small.cu.
 func (d *Device) linearSmall(dst, src device.Tensor, m *matrix, add bool) {
-	k := chooseSmall(src.Rows, m.out)
-	for from := 0; from < src.Rows; from += k.rows {
-		to := min(from+k.rows, src.Rows)
-		tiles := m.out / k.outputs
-		split := uint32(d.splitSmall(tiles, m.in/128))
-		l := driver.Launch{
-			Function: d.kernel("linear_small", k.entry),
-			Grid:     [3]uint32{uint32(tiles), split, 1}, Block: block1(256), Cluster: [3]uint32{1, split, 1},
-		}
-		launchWith(d, &l, &linearSmallParams{
-			Src: ptr(src.Slice(from, to)), Weight: m.mem.addr, Scales: m.mem.addr + driver.Ptr(m.scales), Dst: ptr(dst.Slice(from, to)),
-			Rows: int32(to - from), Cols: int32(m.in), Outputs: int32(m.out), Pitch: int32(m.scalePitch()),
-			F32: flag(dst.Type == device.F32), Add: flag(add),
-		})
+	k := &smallKernels[0]
+	for i := 1; k.rows < src.Rows; i++ {
+		k = &smallKernels[i]
 	}
+	codes, scales := d.quantize(src, k.rows)
+	tiles := divUp(m.out, 64*k.groups)
+	split := uint32(k.split(tiles, m.in/128, d.info.Workers))
+	l := driver.Launch{
+		Function: d.kernel("linear_small", k.entry), Shared: uint32(k.shared()),
+		Grid: [3]uint32{uint32(tiles), split, 1}, Block: block1(128*k.groups + 32), Cluster: [3]uint32{1, split, 1}, Dependent: true,
+	}
+	launchWith(d, &l, &linearSmallParams{
+		Weight: m.maps[k.groups-1], Src: d.codesMap(codes, src.Rows, m.in, k.rows),
+		WeightScales: m.mem.addr + driver.Ptr(m.scales), SrcScales: scales, Dst: ptr(dst),
+		Rows: int32(src.Rows), Cols: int32(m.in), Outputs: int32(m.out), WeightPitch: int32(m.scalePitch()), SrcPitch: int32(k.rows),
+		F32: flag(dst.Type == device.F32), Add: flag(add),
+	})
 }
 
 // linearSmallParams mirrors struct LinearSmall of linear_small.cu.
 type linearSmallParams struct {
-	Src, Weight, Scales, Dst   driver.Ptr
-	Rows, Cols, Outputs, Pitch int32
-	F32, Add                   int32
+	Weight, Src                  driver.TensorMap
+	WeightScales, SrcScales, Dst driver.Ptr
+	Rows, Cols, Outputs          int32
+	WeightPitch, SrcPitch        int32
+	F32, Add                     int32
+	_                            [12]byte
+}
+
+// codesKey identifies a map of rounded inputs.
+type codesKey struct {
+	codes           driver.Ptr
+	rows, cols, box int
+}
+
+// codesMap describes rounded inputs to the copy engine. Steps repeat the same
+// few, so they are kept.
+func (d *Device) codesMap(codes driver.Ptr, rows, cols, box int) driver.TensorMap {
+	const most = 1024
+	key := codesKey{codes, rows, cols, box}
+	m, ok := d.codesMaps[key]
+	if !ok && d.err == nil {
+		var err error
+		if m, err = d.f8Map(codes, rows, cols, box); err != nil {
+			d.fail(err)
+		}
+		if len(d.codesMaps) == most {
+			clear(d.codesMaps)
+		}
+		d.codesMaps[key] = m
+	}
+	return m
+}
+
+// f8Map describes a matrix of e4m3 in pieces of box rows by 128 columns.
+func (d *Device) f8Map(base driver.Ptr, rows, cols, box int) (driver.TensorMap, error) {
+	return driver.EncodeTensorMap(d.cuda, driver.TensorMapSpec{
+		Type: driver.Map8, Base: base, Dims: []uint64{uint64(cols), uint64(rows)}, Strides: []uint64{uint64(cols)},
+		Box: []uint32{128, uint32(box)}, Swizzle: 128,
+	})
 }
 
 func flag(b bool) int32 {

@@ -22,8 +22,11 @@ import (
 type matrix struct {
 	out, in int
 	mem     *memory
-	limbs   int   // 0 for e4m3
-	scales  int64 // where the scales begin
+	limbs   int // 0 for e4m3
+
+	// Of e4m3 only.
+	scales int64               // where the scales begin
+	maps   [2]driver.TensorMap // for 64 and 128 outputs at a time
 }
 
 func (m *matrix) Rows() int    { return m.out }
@@ -76,17 +79,26 @@ func (d *Device) LoadMatrix(arithmetic device.DType, parts ...device.MatrixSourc
 		m.mem.Free()
 		return nil, err
 	}
+	for i := range m.maps {
+		if m.limbs > 0 {
+			break
+		}
+		if m.maps[i], err = d.f8Map(m.mem.addr, m.out, m.in, 64*(i+1)); err != nil {
+			m.mem.Free()
+			return nil, fmt.Errorf("cuda: load %s: %w", parts[0].Name, err)
+		}
+	}
 	return m, nil
 }
 
-// fitsF8 tells whether FP8 parts can be multiplied as they are: cuBLASLt and
-// linear_small.cu want whole blocks of columns, blocks of rows that do not
-// straddle parts, and 16 outputs at a time.
+// fitsF8 tells whether FP8 parts can be multiplied as they are: that takes whole
+// blocks of columns, blocks of rows that do not straddle parts, and for cuBLASLt
+// outputs of a multiple of 16 bytes.
 func fitsF8(parts []device.MatrixSource) bool {
 	for i := range parts {
 		unit := 128
 		if i == len(parts)-1 {
-			unit = 16
+			unit = 8
 		}
 		if p := &parts[i]; p.Type != device.F8E4M3 || p.Cols%128 != 0 || p.Rows%unit != 0 {
 			return false

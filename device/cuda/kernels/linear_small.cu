@@ -1,104 +1,129 @@
-// Products of up to 16 rows with an FP8 weight: decoding, and the rows that
-// cuBLASLt's block-scaled products leave over (it takes multiples of 4). The
-// weight is read once, at the speed of memory; activations stay bf16. It is no
-// kernel for more rows: every multiprocessor reads all of src.
+// Products of up to 128 rows with an FP8 weight, where reading the weight is what
+// takes the time: decoding, short prompts, and the rows that cuBLASLt's scaled
+// products leave over (it takes multiples of 4). For more rows its tiles are
+// better.
 //
-// A warp multiplies 16·MT outputs by 8·NT rows in steps of 64 columns with
-// mma.sync, weights as the left operand. A lane takes 16 consecutive bytes of a
-// row of the weight, so the columns of a step are multiplied in an order of
-// their own, which the lane's part of src follows. The warps of a block, and the
-// blocks of a cluster, share the columns; their sums are added in fixed order.
+// The weight is the M side of the product and the rows of src the N side. Blocks
+// of a cluster share the columns, so that a weight with few outputs still keeps
+// all multiprocessors reading; their sums are added in a fixed order through
+// distributed shared memory. The kernel is launched dependent on the one that
+// rounds src: it fills its stages with weights before it waits for that.
+//
+// One warp group multiplies 64 outputs, one thread of a last warp loads.
 //
 //latent:unit linear_small hot
 
 struct LinearSmall {
-  const bf16* src;      // [rows, cols], cols a multiple of 128
-  const e4m3* weight;   // [outputs, cols], outputs a multiple of 16·MT
-  const float* scales;  // [ceil(outputs/128)][pitch], one for each 128 columns
-  void* dst;            // [rows, outputs], float if f32, else bf16
-  i32 rows, cols, outputs, pitch;
+  TensorMap weight;            // e4m3 {cols, outputs}, box {128, 64·GROUPS}
+  TensorMap src;               // e4m3 {cols, rows}, box {128, N}
+  const float* weight_scales;  // [ceil(outputs/128)][weight_pitch], one for each 128 columns
+  const float* src_scales;     // [cols/128][src_pitch]
+  void* dst;                   // [rows, outputs], float if f32, else bf16
+  i32 rows, cols, outputs;
+  i32 weight_pitch, src_pitch;  // the latter a multiple of 4, at least N
   i32 f32;
   i32 add;  // to what dst holds
 };
 
-static constexpr int WARPS = 8;
-
-// What a lane needs for a step.
-template <int MT, int NT>
-struct Step {
-  uint4 w[MT][2];  // rows l/4 and l/4 + 8 of each 16, 16 columns
-  uint4 x[NT][2];  // row l/4 of each 8 of src, the same 16 columns
-  float scale;
+template <int N, int GROUPS, int STAGES>
+struct alignas(1024) Shared {
+  static constexpr int OUTPUTS = 64 * GROUPS;
+  // Sums are stored by output within a row; the pitch spreads rows over banks.
+  static constexpr int PITCH = OUTPUTS + 4;
+  union {
+    struct {
+      u8 weight[STAGES][OUTPUTS * 128];
+      u8 src[STAGES][N * 128];
+    };
+    float sums[N * PITCH];
+  };
+  float scales[STAGES][N];
+  Barrier full[STAGES], empty[STAGES];
 };
 
-DEVICE uint4 load_once(const void* p) {
-  uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(p));
-  return v;
+// ---- loads ----
+
+template <int N, int GROUPS, int STAGES>
+DEVICE void load_weight(const LinearSmall& p, Shared<N, GROUPS, STAGES>& s, int stage, int block) {
+  barrier_expect(&s.full[stage], sizeof(s.weight[0]) + sizeof(s.src[0]) + sizeof(s.scales[0]));
+  tma_load_2d(s.weight[stage], &p.weight, &s.full[stage], block * 128, blockIdx.x * s.OUTPUTS, EVICT_FIRST);
 }
 
-// widen turns two e4m3 codes of a word into bf16, 2^-120 times their values: the
-// bits of the exponent stay what they are. The selector names each code's byte
-// and then, plus 8, eight times its sign.
-template <u32 SELECT>
-DEVICE u32 widen(u32 codes) {
-  u32 r;
-  asm("prmt.b32 %0, %1, 0, %2;" : "=r"(r) : "r"(codes), "n"(SELECT));
-  return r << 4 & 0x87f087f0u;
+template <int N, int GROUPS, int STAGES>
+DEVICE void load_src(const LinearSmall& p, Shared<N, GROUPS, STAGES>& s, int stage, int block) {
+  tma_load_2d(s.src[stage], &p.src, &s.full[stage], block * 128, 0);
+  bulk_load(s.scales[stage], p.src_scales + (i64)block * p.src_pitch, sizeof(s.scales[0]), &s.full[stage]);
 }
 
-// So src is multiplied by 2^100, to stay among normal numbers, and sums by 2^20.
-DEVICE u32 lift(u32 pair) {
-  u32 r;
-  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(r) : "r"(pair), "r"(0x71807180u));
-  return r;
-}
-static constexpr float LIFT_SUMS = 1048576.0f;
-
-DEVICE void mma_bf16(float (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
-DEVICE u32 word(const uint4& v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
-
-template <int MT, int NT>
-DEVICE void multiply(float (&sum)[MT][NT][4], const Step<MT, NT>& s) {
-  u32 x[NT][8];
-#pragma unroll
-  for (int n = 0; n < NT; n++)
-#pragma unroll
-    for (int i = 0; i < 8; i++) x[n][i] = lift(word(s.x[n][i / 4], i % 4));
-#pragma unroll
-  for (int m = 0; m < MT; m++) {
-    float d[NT][4] = {};
-#pragma unroll
-    for (int j = 0; j < 4; j++) {
-      u32 upper = word(s.w[m][0], j), lower = word(s.w[m][1], j);
-      u32 a0 = widen<0x9180>(upper), a1 = widen<0x9180>(lower), a2 = widen<0xb3a2>(upper), a3 = widen<0xb3a2>(lower);
-#pragma unroll
-      for (int n = 0; n < NT; n++) mma_bf16(d[n], a0, a1, a2, a3, x[n][2 * j], x[n][2 * j + 1]);
-    }
-#pragma unroll
-    for (int n = 0; n < NT; n++)
-#pragma unroll
-      for (int i = 0; i < 4; i++) sum[m][n][i] = fmaf(d[n][i], s.scale, sum[m][n][i]);
+// load brings blocks [from, to) of 128 columns, as stages become free.
+template <int N, int GROUPS, int STAGES>
+DEVICE void load(const LinearSmall& p, Shared<N, GROUPS, STAGES>& s, int from, int to) {
+  prefetch_map(&p.weight);
+  prefetch_map(&p.src);
+  int n = to - from, first = min(n, STAGES);
+  for (int i = 0; i < first; i++) load_weight(p, s, i, from + i);
+  grid_wait();
+  for (int i = 0; i < first; i++) load_src(p, s, i, from + i);
+  for (int i = first; i < n; i++) {
+    int stage = i % STAGES;
+    barrier_wait(&s.empty[stage], (i / STAGES & 1) ^ 1);
+    load_weight(p, s, stage, from + i);
+    load_src(p, s, stage, from + i);
   }
+}
+
+// ---- products ----
+
+// multiply sums 64 outputs by N rows over blocks [from, to). Tensor cores keep
+// too few bits to add all columns: every block goes to float registers, where
+// the scales are applied.
+template <int N, int GROUPS, int STAGES>
+DEVICE void multiply(float (&sum)[N / 2], const LinearSmall& p, Shared<N, GROUPS, STAGES>& s, int from, int to) {
+  int group = warp_id() / 4, lane = lane_id();
+  const float* weight_scales = p.weight_scales + (i64)(blockIdx.x * s.OUTPUTS / 128) * p.weight_pitch;
+  float next = __ldg(weight_scales + from);
+#pragma unroll
+  for (int i = 0; i < N / 2; i++) sum[i] = 0.0f;
+  for (int i = 0; i < to - from; i++) {
+    int stage = i % STAGES;
+    float scale = next;
+    next = __ldg(weight_scales + min(from + i + 1, to - 1));
+    barrier_wait(&s.full[stage], i / STAGES & 1);
+    u64 a = smem_desc(s.weight[stage] + group * 64 * 128), b = smem_desc(s.src[stage]);
+    float d[N / 2];
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < 4; k++) wgmma_e4m3_ss(d, desc_step(a, 32 * k), desc_step(b, 32 * k), k > 0);
+    wgmma_commit();
+    wgmma_wait<0>();
+    wgmma_keep(d);
+    const float* rows = s.scales[stage] + lane % 4 * 2;
+#pragma unroll
+    for (int j = 0; j < N / 8; j++) {
+      float2 r = *(const float2*)(rows + 8 * j);
+      float x = r.x * scale, y = r.y * scale;
+      sum[4 * j] = fmaf(d[4 * j], x, sum[4 * j]);
+      sum[4 * j + 1] = fmaf(d[4 * j + 1], y, sum[4 * j + 1]);
+      sum[4 * j + 2] = fmaf(d[4 * j + 2], x, sum[4 * j + 2]);
+      sum[4 * j + 3] = fmaf(d[4 * j + 3], y, sum[4 * j + 3]);
+    }
+    __syncwarp();
+    if (lane == 0) barrier_arrive(&s.empty[stage]);
+  }
+}
+
+// ---- sums of a cluster ----
+
+DEVICE void cluster_sync() {
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
 DEVICE float read_cluster(const float* p, u32 rank) {
   u32 address;
   float v;
   asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(smem_addr(p)), "r"(rank));
-  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(address));
+  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(address) : "memory");
   return v;
-}
-DEVICE void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
 DEVICE void store(const LinearSmall& p, int row, int output, float v) {
@@ -112,80 +137,57 @@ DEVICE void store(const LinearSmall& p, int row, int output, float v) {
   }
 }
 
-// Grid (outputs/(16·MT), split) of clusters (1, split). Kernels are named by the
-// outputs of a block and the most rows. AHEAD steps are loaded
-// before the first is used.
-template <int MT, int NT, int AHEAD>
+// Grid (ceil(outputs/(64·GROUPS)), split) of clusters (1, split), split up to 8.
+template <int N, int GROUPS, int STAGES>
 DEVICE void linear_small(const LinearSmall& p) {
-  static constexpr int OUTPUTS = 16 * MT, ROWS = 8 * NT, SUMS = OUTPUTS * ROWS;
-  __shared__ float partial[WARPS][SUMS];  // [rows][outputs] of each warp
-
-  int lane = lane_id(), warp = warp_id(), split = gridDim.y, rank = blockIdx.y;
-  int output0 = blockIdx.x * OUTPUTS;
-  const e4m3* weight = p.weight + (i64)(output0 + lane / 4) * p.cols + lane % 4 * 16;
-  const bf16* src = p.src + (i64)(lane / 4) * p.cols + lane % 4 * 16;
-  const float* scales = p.scales + output0 / 128 * p.pitch;
-  int blocks = p.cols / 128, stride = WARPS * split, first = rank * WARPS + warp;
-
-  // Step i of the warp is half of a block of 128 columns.
-  auto load = [&](Step<MT, NT>& s, int i) {
-    int block = first + i / 2 * stride;
-    if (block >= blocks) return;
-    int col = block * 128 + i % 2 * 64;
-#pragma unroll
-    for (int m = 0; m < MT; m++)
-#pragma unroll
-      for (int h = 0; h < 2; h++) s.w[m][h] = load_once(weight + (i64)(16 * m + 8 * h) * p.cols + col);
-#pragma unroll
-    for (int n = 0; n < NT; n++)
-#pragma unroll
-      for (int h = 0; h < 2; h++)
-        s.x[n][h] = 8 * n + lane / 4 < p.rows ? __ldg((const uint4*)(src + (i64)(8 * n) * p.cols + col) + h) : make_uint4(0, 0, 0, 0);
-    s.scale = __ldg(scales + block);
-  };
-
-  float sum[MT][NT][4] = {};
-  Step<MT, NT> steps[AHEAD];
-  int n = first < blocks ? ((blocks - 1 - first) / stride + 1) * 2 : 0;
-#pragma unroll
-  for (int d = 0; d < AHEAD; d++) load(steps[d], d);
-  for (int i = 0; i < n; i += AHEAD) {
-#pragma unroll
-    for (int d = 0; d < AHEAD; d++) {
-      if (i + d < n) multiply<MT, NT>(sum, steps[d]);
-      load(steps[d], i + d + AHEAD);
+  using S = Shared<N, GROUPS, STAGES>;
+  static_assert(sizeof(S) <= 232448 && sizeof(S::sums) <= STAGES * (S::OUTPUTS + N) * 128, "shared memory");
+  static constexpr int CONSUMERS = 128 * GROUPS;
+  extern __shared__ __align__(1024) u8 memory[];
+  S& s = *reinterpret_cast<S*>(memory);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < STAGES; i++) {
+      barrier_init(&s.full[i], 1);
+      barrier_init(&s.empty[i], CONSUMERS / WARP);
     }
+    barrier_init_done();
   }
-
-#pragma unroll
-  for (int m = 0; m < MT; m++)
-#pragma unroll
-    for (int t = 0; t < NT; t++)
-#pragma unroll
-      for (int i = 0; i < 4; i++)
-        partial[warp][(8 * t + lane % 4 * 2 + i % 2) * OUTPUTS + 16 * m + lane / 4 + i / 2 * 8] = sum[m][t][i] * LIFT_SUMS;
   __syncthreads();
-  for (int e = threadIdx.x; e < SUMS; e += WARPS * WARP) {
-    float v = 0.0f;
+  grid_launch_dependents();
+
+  int split = gridDim.y, rank = blockIdx.y, blocks = p.cols / 128;
+  int from = rank * blocks / split, to = (rank + 1) * blocks / split;
+  if (warp_id() == CONSUMERS / WARP) {
+    if (elect_one()) load(p, s, from, to);
+    __syncwarp();
+  } else {
+    float sum[N / 2];
+    multiply(sum, p, s, from, to);
+    named_sync(1, CONSUMERS);  // the stages are free for sums
+    int lane = lane_id(), output = threadIdx.x / WARP * 16 + lane / 4;
 #pragma unroll
-    for (int w = 0; w < WARPS; w++) v += partial[w][e];
-    if (split > 1)
-      partial[0][e] = v;
-    else if (e / OUTPUTS < p.rows)
-      store(p, e / OUTPUTS, output0 + e % OUTPUTS, v);
+    for (int i = 0; i < N / 2; i++)
+      s.sums[(i / 4 * 8 + lane % 4 * 2 + i % 2) * S::PITCH + output + i % 4 / 2 * 8] = sum[i];
   }
-  if (split == 1) return;
+  grid_wait();  // before dst, for threads that loaded nothing
   cluster_sync();
-  int share = SUMS / split;
-  for (int e = rank * share + threadIdx.x; e < (rank + 1) * share; e += WARPS * WARP) {
-    if (e / OUTPUTS >= p.rows) continue;
-    float v = 0.0f;
-    for (int r = 0; r < split; r++) v += read_cluster(&partial[0][e], r);
-    store(p, e / OUTPUTS, output0 + e % OUTPUTS, v);
+  for (int e = rank * blockDim.x + threadIdx.x; e < p.rows * S::OUTPUTS; e += split * blockDim.x) {
+    int row = e / S::OUTPUTS, output = e % S::OUTPUTS;
+    if (blockIdx.x * S::OUTPUTS + output >= p.outputs) continue;
+    const float* sum = &s.sums[row * S::PITCH + output];
+    float parts[8], v = 0.0f;
+#pragma unroll
+    for (int r = 0; r < 8; r++) parts[r] = r < split ? read_cluster(sum, r) : 0.0f;
+#pragma unroll
+    for (int r = 0; r < 8; r++) v += parts[r];
+    store(p, row, blockIdx.x * S::OUTPUTS + output, v);
   }
   cluster_sync();  // no block ends while another reads its sums
 }
 
-KERNEL __launch_bounds__(WARPS* WARP, 2) linear_small_16_8(const __grid_constant__ LinearSmall p) { linear_small<1, 1, 4>(p); }
-KERNEL __launch_bounds__(WARPS* WARP, 2) linear_small_32_8(const __grid_constant__ LinearSmall p) { linear_small<2, 1, 3>(p); }
-KERNEL __launch_bounds__(WARPS* WARP, 1) linear_small_64_16(const __grid_constant__ LinearSmall p) { linear_small<4, 2, 2>(p); }
+// By rows at most. Up to 64 rows two blocks share a multiprocessor.
+KERNEL __launch_bounds__(160, 2) linear_small_8(const __grid_constant__ LinearSmall p) { linear_small<8, 1, 12>(p); }
+KERNEL __launch_bounds__(160, 2) linear_small_16(const __grid_constant__ LinearSmall p) { linear_small<16, 1, 10>(p); }
+KERNEL __launch_bounds__(160, 2) linear_small_32(const __grid_constant__ LinearSmall p) { linear_small<32, 1, 8>(p); }
+KERNEL __launch_bounds__(288, 2) linear_small_64(const __grid_constant__ LinearSmall p) { linear_small<64, 2, 4>(p); }
+KERNEL __launch_bounds__(288, 1) linear_small_128(const __grid_constant__ LinearSmall p) { linear_small<128, 2, 6>(p); }

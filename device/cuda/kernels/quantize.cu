@@ -15,6 +15,8 @@ struct Quantize {
 // 16 lanes take a block of 128 columns, 8 values each; a thread block of 256
 // takes 16 consecutive blocks of columns.
 KERNEL quantize_rows(const __grid_constant__ Quantize p) {
+  grid_launch_dependents();
+  grid_wait();
   u32 blocks = p.cols / 128;
   u32 group = blockIdx.x * 16 + threadIdx.x / 16, lane = threadIdx.x % 16;
   bool valid = group < (u32)p.rows * blocks;
