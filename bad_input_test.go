@@ -61,7 +61,7 @@ func TestBadFiles(t *testing.T) {
 		if err := os.Remove(filepath.Join(dir, "golden.safetensors")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			t.Fatal(err)
 		}
-		opts := latent.Options{Model: dir, Calibration: "builtin"}
+		opts := latent.Options{Model: dir, Device: "cpu", Calibration: "builtin"}
 		for _, edit := range d.CmdArgs {
 			value := strings.Join(edit.Vals, "")
 			file, err := filepath.Join(dir, value), error(nil)
@@ -107,7 +107,7 @@ var mebibytes = regexp.MustCompile(`\d+ MiB`)
 // fields of latent.Options. Amounts of memory depend on the machine.
 func TestBadOptions(t *testing.T) {
 	table(t, "options", 20, func(t *testing.T, d *datadriven.TestData) string {
-		opts := latent.Options{Calibration: "builtin"}
+		opts := latent.Options{Device: "cpu", Calibration: "builtin"}
 		in := json.NewDecoder(strings.NewReader(d.Input))
 		in.DisallowUnknownFields()
 		if err := in.Decode(&opts); err != nil {
@@ -130,7 +130,7 @@ func TestBadOptions(t *testing.T) {
 //
 // and its answer the status, the error's type and code, its param and message.
 func TestBadRequests(t *testing.T) {
-	e, err := latent.Open(context.Background(), latent.Options{Calibration: "builtin", MaxTotalTokens: 4096})
+	e, err := latent.Open(context.Background(), latent.Options{Device: "cpu", Calibration: "builtin", MaxTotalTokens: 4096})
 	if err != nil {
 		t.Fatal(err)
 	}

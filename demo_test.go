@@ -61,7 +61,7 @@ func TestDemoGolden(t *testing.T) {
 	ctx := context.Background()
 	for _, policy := range []string{"adaptive", "threshold", "mla", "mha"} {
 		t.Run(policy, func(t *testing.T) {
-			opts := latent.Options{DType: "float32", AttentionPolicy: policy, Calibration: "builtin"}
+			opts := latent.Options{Device: "cpu", DType: "float32", AttentionPolicy: policy, Calibration: "builtin"}
 			loaded, err := latent.Load(ctx, opts)
 			if err != nil {
 				t.Fatal(err)

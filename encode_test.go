@@ -121,7 +121,7 @@ func TestTiktokenFolder(t *testing.T) {
 // answered with nothing; one that leaves room for a token gets a token.
 func TestFullContext(t *testing.T) {
 	ctx := context.Background()
-	e, err := latent.Open(ctx, latent.Options{Calibration: "builtin", MaxContext: 100})
+	e, err := latent.Open(ctx, latent.Options{Device: "cpu", Calibration: "builtin", MaxContext: 100})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -212,7 +212,7 @@ func TestMemoryBudget(t *testing.T) {
 	ctx := context.Background()
 	load := func(o Options) (Memory, *MemoryError) {
 		t.Helper()
-		o.Calibration = "builtin"
+		o.Device, o.Calibration = "cpu", "builtin"
 		l, err := Load(ctx, o)
 		var memory *MemoryError
 		switch {
@@ -280,7 +280,7 @@ func (d mute) Info() device.Info {
 // TestUnknownMemory loads a model where the system does not tell how much memory
 // there is, with an assumed amount.
 func TestUnknownMemory(t *testing.T) {
-	opts, err := Options{Calibration: "builtin", MemFractionStatic: 0.5}.withDefaults()
+	opts, err := Options{Device: "cpu", Calibration: "builtin", MemFractionStatic: 0.5}.withDefaults()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -301,7 +301,7 @@ func TestUnknownMemory(t *testing.T) {
 // or use the device beside them, is refused by an engine; and closing an idle
 // engine, once or twice, is no error.
 func TestEngineKeepsItsModel(t *testing.T) {
-	e, err := Open(context.Background(), Options{Calibration: "builtin", MaxTotalTokens: 128})
+	e, err := Open(context.Background(), Options{Device: "cpu", Calibration: "builtin", MaxTotalTokens: 128})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,7 +35,7 @@ func (a *attentionTime) Request(*engine.RequestInfo) {}
 func benchModel(b *testing.B) (*latent.Engine, *attentionTime) {
 	b.Helper()
 	attention := new(attentionTime)
-	opts := latent.Options{Model: "configs/bench-0.85b.json", LoadFormat: "dummy", MaxContext: 16384, MaxTotalTokens: 65536}
+	opts := latent.Options{Model: "configs/bench-0.85b.json", Device: "cpu", LoadFormat: "dummy", MaxContext: 16384, MaxTotalTokens: 65536}
 	ctx := context.Background()
 	l, err := latent.Load(ctx, opts)
 	if err != nil {

@@ -89,6 +89,7 @@ func start(t testing.TB, c Config, o latent.Options, observe func(engine.Observe
 	if observe != nil {
 		o.Observer = observe(o.Observer)
 	}
+	o.Device = "cpu" // what a GPU computes has tests of its own
 	if f.engine, err = latent.Open(context.Background(), o); err != nil {
 		t.Fatal(err)
 	}

@@ -118,6 +118,7 @@ func TestStates(t *testing.T) {
 	check("loading", 503, 503, 503, 200, "loading")
 	o := exact()
 	o.Observer = s.Observer()
+	o.Device = "cpu"
 	e, err := latent.Open(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)

@@ -44,7 +44,7 @@ func testMain(m *testing.M) int {
 // TestScripts runs the shell sessions of testdata/script. Every "run" gives its
 // input to sh, in a folder that the sessions of a file share; what comes out,
 // on standard output and then on standard error, and an exit code other than 0,
-// must be as written. $GOLDEN, $ODD and $CONFIGS are folders of models and
+// must be as written. They compute on the CPU. $GOLDEN, $ODD and $CONFIGS are folders of models and
 // configurations. "tensors FILE" lists what a safetensors file holds.
 func TestScripts(t *testing.T) {
 	if _, err := exec.LookPath("sh"); err != nil {
@@ -83,7 +83,7 @@ func TestScripts(t *testing.T) {
 func session(t *testing.T, input string, dirs map[string]string) string {
 	t.Helper()
 	cmd := exec.Command("sh", "-c", input)
-	cmd.Dir, cmd.Env = dirs["HOME"], []string{"PATH=" + os.Getenv("PATH")}
+	cmd.Dir, cmd.Env = dirs["HOME"], []string{"PATH=" + os.Getenv("PATH"), "LATENT_DEVICE=cpu"}
 	for name, dir := range dirs {
 		cmd.Env = append(cmd.Env, name+"="+dir)
 	}
@@ -114,7 +114,7 @@ func TestSignals(t *testing.T) {
 		{syscall.SIGINT, 130, "latent: interrupt\n"},
 		{syscall.SIGTERM, 143, "latent: terminated\n"},
 	} {
-		cmd := exec.Command("latent", "generate", "--raw", "--seed", "1", "--calibration", "builtin", "It was late when")
+		cmd := exec.Command("latent", "generate", "--device", "cpu", "--raw", "--seed", "1", "--calibration", "builtin", "It was late when")
 		var stderr strings.Builder
 		cmd.Stderr = &stderr
 		stdout, err := cmd.StdoutPipe()
