@@ -1,0 +1,273 @@
+package cuda
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"unsafe"
+
+	"latent/device"
+	"latent/device/cuda/driver"
+)
+
+// mhaSizes are the head sizes of attention over expanded keys.
+type mhaSizes struct{ nope, rope, value int }
+
+// mhaKernel is a fast kernel of mha.cu.
+type mhaKernel struct {
+	unit string // and unit_select for selections
+	tile int    // keys that it takes at once
+}
+
+// supportsMHA returns the fast kernel for head sizes: there is one for those of
+// DeepSeek-V3 and one for those of GLM-5.
+func supportsMHA(s mhaSizes) (mhaKernel, bool) {
+	switch s {
+	case mhaSizes{128, 64, 128}:
+		return mhaKernel{"mha_128", 128}, true
+	case mhaSizes{192, 64, 256}:
+		return mhaKernel{"mha_192", 64}, true
+	}
+	return mhaKernel{}, false
+}
+
+// Query rows that a thread block takes at once.
+const (
+	mhaRows        = 128
+	mhaGenericRows = 16
+)
+
+// mhaCacheBytes is how much of expanded keys and values the blocks that run at
+// the same time should share: about half of the L2 of an H100 or H200.
+const mhaCacheBytes = 32 << 20
+
+// mhaBlock mirrors MhaBlock of mha.cuh.
+type mhaBlock struct{ row, rows, pos, from, to, keys, sel, _ int32 }
+
+// mhaParams mirrors Params of mha.cu.
+type mhaParams struct {
+	q, kv, rope           driver.TensorMap
+	out, lse, mask        driver.Ptr
+	items, blocks, ticket driver.Ptr
+	count, heads, pitch   int32
+	scale                 float32
+}
+
+// mhaGenericParams mirrors Params of mha_generic.cu.
+type mhaGenericParams struct {
+	q, kv, rope, out, lse, mask, blocks driver.Ptr
+	heads, nope, ropeDim, value, pitch  int32
+	scale                               float32
+}
+
+// mhaCall is a call of MHA with its arguments checked and resolved.
+type mhaCall struct {
+	mhaSizes
+	out, lse, q driver.Ptr
+	rows, heads int
+	kv, ropes   driver.Ptr // expanded keys and values, and the rotated part of the keys
+	keys        int        // that there is room for
+	mask        driver.Ptr // of the runs with a selection
+	pitch       int        // words of a row of mask
+	scale       float32
+	runs        []device.Run
+}
+
+// expandedKeys returns for how many keys a memory has room. ExpandKV and MHA lay
+// it out for that many, so that they agree.
+func expandedKeys(kvb device.KVB, rope int, bytes int64) int {
+	perKey := 2 * int64(kvb.Heads()*(kvb.Nope()+kvb.Value())+rope+kvb.Latent())
+	n := int(bytes / perKey)
+	for n > 0 && expandedLayout(kvb, rope, n).bytes > bytes {
+		n--
+	}
+	return n
+}
+
+// MHA implements device.Device.
+func (d *Device) MHA(out, lse, q device.Tensor, kv device.Memory, kvb device.KVB, sel device.Selection, scale float32, runs []device.Run) {
+	d.list("MHA", runs)
+	heads, rows := kvb.Heads(), len(d.geometry.step.Tokens)
+	if q.Type != device.BF16 || q.Rows != rows || q.Cols%heads != 0 || q.Cols/heads < kvb.Nope() {
+		panic(fmt.Sprintf("cuda: MHA: q %s for %d rows of %d heads", shape(q), rows, heads))
+	}
+	want("MHA", "out", out, device.BF16, rows, heads*kvb.Value())
+	want("MHA", "lse", lse, device.F32, rows, heads)
+	if !(scale > 0) {
+		panic(fmt.Sprintf("cuda: MHA: scale %v", scale))
+	}
+	mem, ok := kv.(*memory)
+	if !ok {
+		panic(fmt.Sprintf("cuda: MHA: kv is a %T", kv))
+	}
+	c := mhaCall{
+		mhaSizes: mhaSizes{kvb.Nope(), q.Cols/heads - kvb.Nope(), kvb.Value()},
+		out:      ptr(out), lse: ptr(lse), q: ptr(q), rows: rows, heads: heads, scale: scale, runs: runs,
+	}
+	c.keys = expandedKeys(kvb, c.rope, mem.bytes)
+	c.kv = mem.addr
+	c.ropes = mem.addr + driver.Ptr(expandedLayout(kvb, c.rope, c.keys).rope)
+	for i := range runs {
+		r := &runs[i]
+		if r.KeyTo > r.KeyFrom && (r.KeyFrom < 0 || r.Keys < 0 || r.Keys+r.KeyTo-r.KeyFrom > c.keys) {
+			panic(fmt.Sprintf("cuda: MHA: keys %d..%d from key %d on in memory for %d", r.KeyFrom, r.KeyTo, r.Keys, c.keys))
+		}
+		if r.Sel >= 0 {
+			s := selectionOf("MHA", sel, device.SelectMask, r)
+			c.mask, c.pitch = s.mem.addr, s.pitch()
+		}
+	}
+	d.mha(&c)
+}
+
+// mha runs the rows with and without a selection, in the kernel for their sizes.
+func (d *Device) mha(c *mhaCall) {
+	k, fast := supportsMHA(c.mhaSizes)
+	for _, selected := range []bool{false, true} {
+		if fast {
+			d.mhaFast(c, k, selected)
+		} else {
+			d.mhaGeneric(c, selected)
+		}
+	}
+}
+
+func (d *Device) mhaFast(c *mhaCall, k mhaKernel, selected bool) {
+	l := d.mhaList(c, selected, mhaRows)
+	if l.numBlocks == 0 {
+		return
+	}
+	head, expanded := c.nope+c.rope, c.nope+c.value
+	keys := max(c.keys, 1)
+	p := mhaParams{
+		q: d.tensorMap("MHA", driver.TensorMapSpec{
+			Type: driver.MapBF16, Base: c.q, Swizzle: 128,
+			Dims:    []uint64{uint64(head), uint64(c.heads), uint64(c.rows)},
+			Strides: []uint64{uint64(2 * head), uint64(2 * head * c.heads)},
+			Box:     []uint32{64, 1, mhaRows},
+		}),
+		kv: d.tensorMap("MHA", driver.TensorMapSpec{
+			Type: driver.MapBF16, Base: c.kv, Swizzle: 128,
+			Dims:    []uint64{uint64(expanded), uint64(c.heads), uint64(keys)},
+			Strides: []uint64{uint64(2 * expanded), uint64(2 * expanded * c.heads)},
+			Box:     []uint32{64, 1, uint32(k.tile)},
+		}),
+		rope: d.tensorMap("MHA", driver.TensorMapSpec{
+			Type: driver.MapBF16, Base: c.ropes, Swizzle: 128,
+			Dims:    []uint64{uint64(c.rope), uint64(keys)},
+			Strides: []uint64{uint64(2 * c.rope)},
+			Box:     []uint32{64, uint32(k.tile)},
+		}),
+		out: c.out, lse: c.lse, mask: c.mask, items: l.items, blocks: l.blocks, ticket: l.ticket,
+		count: int32(l.numItems), heads: int32(c.heads), pitch: int32(c.pitch), scale: c.scale,
+	}
+	unit := k.unit
+	if selected {
+		unit += "_select"
+	}
+	const align, barriers = 1024, 256
+	shared := align + 2*mhaRows*head + 2*2*k.tile*(head+c.value) + barriers
+	launch(d, d.kernel(unit, "mha"), grid1(min(l.numItems, d.info.Workers)), block1(384), shared, &p)
+}
+
+func (d *Device) mhaGeneric(c *mhaCall, selected bool) {
+	l := d.mhaList(c, selected, mhaGenericRows)
+	p := mhaGenericParams{
+		q: c.q, kv: c.kv, rope: c.ropes, out: c.out, lse: c.lse, mask: c.mask, blocks: l.blocks,
+		heads: int32(c.heads), nope: int32(c.nope), ropeDim: int32(c.rope), value: int32(c.value),
+		pitch: int32(c.pitch), scale: c.scale,
+	}
+	const keys, threads = 32, 128
+	width := roundUp(c.nope+c.rope, 2)
+	shared := 4*mhaGenericRows*width + 2*keys*2*(width/2|1) + 2*keys*c.value
+	launch(d, d.kernel("mha_generic", "mha_generic"), [3]uint32{uint32(l.numBlocks), uint32(c.heads), 1}, block1(threads), shared, &p)
+}
+
+// mhaList is the work of a call on the device: blocks of rows, and which block
+// and head come when. It is the same for all layers of a step.
+type mhaList struct {
+	ticket, blocks, items driver.Ptr
+	numBlocks, numItems   int
+}
+
+// mhaList returns the blocks of up to rows query rows of the runs with or
+// without a selection. Work items are in the order of mhaOrder.
+func (d *Device) mhaList(c *mhaCall, selected bool, rows int) mhaList {
+	l := mhaList{}
+	for i := range c.runs {
+		if r := &c.runs[i]; (r.Sel >= 0) == selected {
+			l.numBlocks += divUp(r.Rows, rows)
+		}
+	}
+	l.numItems = l.numBlocks * c.heads
+	kind, more := "mha", c.heads
+	if selected {
+		kind = "mha select"
+	}
+	if rows != mhaRows {
+		kind += " generic"
+	}
+	const ticket, block = 4, int(unsafe.Sizeof(mhaBlock{}) / 4)
+	l.ticket = d.stagedRuns(kind, more, c.runs, ticket+block*l.numBlocks+l.numItems, func(dst []int32) {
+		clear(dst[:ticket]) // the kernel counts up and leaves zero
+		blocks := unsafe.Slice((*mhaBlock)(unsafe.Pointer(unsafe.SliceData(dst[ticket:]))), l.numBlocks)
+		mhaOrder(blocks, dst[ticket+block*l.numBlocks:], c, selected, rows)
+	})
+	l.blocks = l.ticket + 4*ticket
+	l.items = l.blocks + driver.Ptr(4*block*l.numBlocks)
+	return l
+}
+
+// mhaOrder lists blocks of rows and the order of items, each block·heads+head.
+//
+// Items are drawn by whoever is free, so long ones come first: runs by their
+// number of keys, within a run the last rows. But not all heads of a long run
+// at once: the keys and values of the heads that run at the same time should
+// stay in L2, where the blocks of a head share them.
+func mhaOrder(blocks []mhaBlock, items []int32, c *mhaCall, selected bool, rows int) {
+	var order []int
+	for i := range c.runs {
+		if (c.runs[i].Sel >= 0) == selected {
+			order = append(order, i)
+		}
+	}
+	length := func(r *device.Run) int { return min(r.KeyTo, r.Pos+r.Rows) - r.KeyFrom }
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(length(&c.runs[b]), length(&c.runs[a])) })
+	next := 0
+	for _, i := range order {
+		r := &c.runs[i]
+		first := next
+		for from := 0; from < r.Rows; from += rows {
+			sel := int32(-1)
+			if selected {
+				sel = int32(r.Sel + from)
+			}
+			blocks[next] = mhaBlock{
+				row: int32(r.Row + from), rows: int32(min(rows, r.Rows-from)), pos: int32(r.Pos + from),
+				from: int32(r.KeyFrom), to: int32(r.KeyTo), keys: int32(r.Keys), sel: sel,
+			}
+			next++
+		}
+		bytes := 2 * max(length(r), 1) * (c.nope + c.value)
+		groups := divUp(c.heads, max(mhaCacheBytes/bytes, 1))
+		group := divUp(c.heads, groups)
+		for head := 0; head < c.heads; head += group {
+			for b := next - 1; b >= first; b-- {
+				for h := head; h < min(head+group, c.heads); h++ {
+					items[0] = int32(b*c.heads + h)
+					items = items[1:]
+				}
+			}
+		}
+	}
+}
+
+// tensorMap is driver.EncodeTensorMap for an operation; a failure comes out of
+// Sync.
+func (d *Device) tensorMap(op string, spec driver.TensorMapSpec) driver.TensorMap {
+	m, err := driver.EncodeTensorMap(d.cuda, spec)
+	if err != nil {
+		d.fail(fmt.Errorf("cuda: %s: %w", op, err))
+	}
+	return m
+}
