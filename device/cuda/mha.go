@@ -73,40 +73,25 @@ type mhaCall struct {
 	runs        []device.Run
 }
 
-// expandedKeys returns for how many keys a memory has room. ExpandKV and MHA lay
-// it out for that many, so that they agree.
-func expandedKeys(kvb device.KVB, rope int, bytes int64) int {
-	perKey := 2 * int64(kvb.Heads()*(kvb.Nope()+kvb.Value())+rope+kvb.Latent())
-	n := int(bytes / perKey)
-	for n > 0 && expandedLayout(kvb, rope, n).bytes > bytes {
-		n--
-	}
-	return n
-}
-
 // MHA implements device.Device.
-func (d *Device) MHA(out, lse, q device.Tensor, kv device.Memory, kvb device.KVB, sel device.Selection, scale float32, runs []device.Run) {
+func (d *Device) MHA(out, lse, q device.Tensor, kv device.Memory, kw device.KVB, sel device.Selection, scale float32, runs []device.Run) {
 	d.list("MHA", runs)
-	heads, rows := kvb.Heads(), len(d.geometry.step.Tokens)
-	if q.Type != device.BF16 || q.Rows != rows || q.Cols%heads != 0 || q.Cols/heads < kvb.Nope() {
-		panic(fmt.Sprintf("cuda: MHA: q %s for %d rows of %d heads", shape(q), rows, heads))
+	w, rows := kvbOf("MHA", kw), len(d.geometry.step.Tokens)
+	if q.Type != device.BF16 || q.Rows != rows || q.Cols%w.heads != 0 || q.Cols/w.heads < w.nope {
+		panic(fmt.Sprintf("cuda: MHA: q %s for %d rows of %d heads", shape(q), rows, w.heads))
 	}
-	want("MHA", "out", out, device.BF16, rows, heads*kvb.Value())
-	want("MHA", "lse", lse, device.F32, rows, heads)
+	want("MHA", "out", out, device.BF16, rows, w.heads*w.value)
+	want("MHA", "lse", lse, device.F32, rows, w.heads)
 	if !(scale > 0) {
 		panic(fmt.Sprintf("cuda: MHA: scale %v", scale))
 	}
-	mem, ok := kv.(*memory)
-	if !ok {
-		panic(fmt.Sprintf("cuda: MHA: kv is a %T", kv))
-	}
 	c := mhaCall{
-		mhaSizes: mhaSizes{kvb.Nope(), q.Cols/heads - kvb.Nope(), kvb.Value()},
-		out:      ptr(out), lse: ptr(lse), q: ptr(q), rows: rows, heads: heads, scale: scale, runs: runs,
+		mhaSizes: mhaSizes{w.nope, q.Cols/w.heads - w.nope, w.value},
+		out:      ptr(out), lse: ptr(lse), q: ptr(q), rows: rows, heads: w.heads, scale: scale, runs: runs,
 	}
-	c.keys = expandedKeys(kvb, c.rope, mem.bytes)
-	c.kv = mem.addr
-	c.ropes = mem.addr + driver.Ptr(expandedLayout(kvb, c.rope, c.keys).rope)
+	var layout expansion
+	c.kv, layout, c.keys = expanded("MHA", kv, w, c.rope)
+	c.ropes = c.kv + driver.Ptr(layout.rope)
 	for i := range runs {
 		r := &runs[i]
 		if r.KeyTo > r.KeyFrom && (r.KeyFrom < 0 || r.Keys < 0 || r.Keys+r.KeyTo-r.KeyFrom > c.keys) {
@@ -265,7 +250,11 @@ func mhaOrder(blocks []mhaBlock, items []int32, c *mhaCall, selected bool, rows 
 // tensorMap is driver.EncodeTensorMap for an operation; a failure comes out of
 // Sync.
 func (d *Device) tensorMap(op string, spec driver.TensorMapSpec) driver.TensorMap {
-	m, err := driver.EncodeTensorMap(d.cuda, spec)
+	var m driver.TensorMap
+	err := d.exec.Do(func() (err error) {
+		m, err = driver.EncodeTensorMap(d.cuda, spec)
+		return err
+	})
 	if err != nil {
 		d.fail(fmt.Errorf("cuda: %s: %w", op, err))
 	}

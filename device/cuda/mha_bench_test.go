@@ -102,6 +102,9 @@ func timeCalls(b *testing.B, d *Device, n int, f func()) []time.Duration {
 			b.Fatal(err)
 		}
 	}
+	if err := d.Sync(); err != nil {
+		b.Fatal(err)
+	}
 	slices.Sort(times)
 	return times
 }

@@ -155,6 +155,9 @@ func (s *mhaScene) run(t *testing.T, f func()) (out []uint16, lse []float32) {
 	s.d.exec.Fill(s.outMem.addr, mhaPoison, s.outMem.bytes)
 	s.d.exec.Fill(s.lseMem.addr, mhaPoison, s.lseMem.bytes)
 	f()
+	if err := s.d.Sync(); err != nil {
+		t.Fatal(err)
+	}
 	outBytes, lseBytes := make([]byte, s.outMem.bytes), make([]byte, s.lseMem.bytes)
 	if err := s.d.exec.Download(outBytes, s.outMem.addr); err != nil {
 		t.Fatalf("kernel: %v", err)

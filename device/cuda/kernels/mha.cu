@@ -418,10 +418,17 @@ DEVICE void compute(const Params& p, Shared& sh, u8* q, u8* k, u8* v, int group)
     };
 
     if (tiles > 0) barrier_wait(&sh.q_full, queries++ & 1);
+    // Tiles that only the other group sees. With rows to compute there is one at
+    // most, and its values may wait; without, values must go as keys do, or the
+    // producer would never come to the next keys.
     Stage passed = c;
     for (int j = tiles; j > mine; j--, c.count++) {
       barrier_wait(&sh.k_full[c.slot()], c.parity());
       release(&sh.k_empty[c.slot()]);
+      if (mine > 0) continue;
+      barrier_wait(&sh.v_full[c.slot()], c.parity());
+      release(&sh.v_empty[c.slot()]);
+      passed.count++;
     }
     int j = mine - 1;
     if (mine > 0) {
