@@ -15,8 +15,8 @@ type mhaSizes struct{ nope, rope, value int }
 
 // mhaKernel is a fast kernel of mha.cu.
 type mhaKernel struct {
-	unit string // and unit_select for selections
-	tile int    // keys that it takes at once
+	unit, selectUnit string // without and with a selection
+	tile             int    // keys that it takes at once
 }
 
 // supportsMHA returns the fast kernel for head sizes: there is one for those of
@@ -24,9 +24,9 @@ type mhaKernel struct {
 func supportsMHA(s mhaSizes) (mhaKernel, bool) {
 	switch s {
 	case mhaSizes{128, 64, 128}:
-		return mhaKernel{"mha_128", 128}, true
+		return mhaKernel{"mha_128", "mha_128_select", 128}, true
 	case mhaSizes{192, 64, 256}:
-		return mhaKernel{"mha_192", 64}, true
+		return mhaKernel{"mha_192", "mha_192_select", 64}, true
 	}
 	return mhaKernel{}, false
 }
@@ -122,33 +122,18 @@ func (d *Device) mhaFast(c *mhaCall, k mhaKernel, selected bool) {
 	if l.numBlocks == 0 {
 		return
 	}
-	head, expanded := c.nope+c.rope, c.nope+c.value
+	head, wide := c.nope+c.rope, c.nope+c.value
 	keys := max(c.keys, 1)
 	p := mhaParams{
-		q: d.tensorMap("MHA", driver.TensorMapSpec{
-			Type: driver.MapBF16, Base: c.q, Swizzle: 128,
-			Dims:    []uint64{uint64(head), uint64(c.heads), uint64(c.rows)},
-			Strides: []uint64{uint64(2 * head), uint64(2 * head * c.heads)},
-			Box:     []uint32{64, 1, mhaRows},
-		}),
-		kv: d.tensorMap("MHA", driver.TensorMapSpec{
-			Type: driver.MapBF16, Base: c.kv, Swizzle: 128,
-			Dims:    []uint64{uint64(expanded), uint64(c.heads), uint64(keys)},
-			Strides: []uint64{uint64(2 * expanded), uint64(2 * expanded * c.heads)},
-			Box:     []uint32{64, 1, uint32(k.tile)},
-		}),
-		rope: d.tensorMap("MHA", driver.TensorMapSpec{
-			Type: driver.MapBF16, Base: c.ropes, Swizzle: 128,
-			Dims:    []uint64{uint64(c.rope), uint64(keys)},
-			Strides: []uint64{uint64(2 * c.rope)},
-			Box:     []uint32{64, uint32(k.tile)},
-		}),
-		out: c.out, lse: c.lse, mask: c.mask, items: l.items, blocks: l.blocks, ticket: l.ticket,
+		q:    d.mhaMap(c.q, mhaRows, head, c.heads, c.rows),
+		kv:   d.mhaMap(c.kv, k.tile, wide, c.heads, keys),
+		rope: d.mhaMap(c.ropes, k.tile, c.rope, keys),
+		out:  c.out, lse: c.lse, mask: c.mask, items: l.items, blocks: l.blocks, ticket: l.ticket,
 		count: int32(l.numItems), heads: int32(c.heads), pitch: int32(c.pitch), scale: c.scale,
 	}
 	unit := k.unit
 	if selected {
-		unit += "_select"
+		unit = k.selectUnit
 	}
 	const align, barriers = 1024, 256
 	shared := align + 2*mhaRows*head + 2*2*k.tile*(head+c.value) + barriers
@@ -185,15 +170,12 @@ func (d *Device) mhaList(c *mhaCall, selected bool, rows int) mhaList {
 		}
 	}
 	l.numItems = l.numBlocks * c.heads
-	kind, more := "mha", c.heads
+	kind := "mha"
 	if selected {
 		kind = "mha select"
 	}
-	if rows != mhaRows {
-		kind += " generic"
-	}
 	const ticket, block = 4, int(unsafe.Sizeof(mhaBlock{}) / 4)
-	l.ticket = d.stagedRuns(kind, more, c.runs, ticket+block*l.numBlocks+l.numItems, func(dst []int32) {
+	l.ticket = d.stagedRuns(kind, c.heads<<16|rows, c.runs, ticket+block*l.numBlocks+l.numItems, func(dst []int32) {
 		clear(dst[:ticket]) // the kernel counts up and leaves zero
 		blocks := unsafe.Slice((*mhaBlock)(unsafe.Pointer(unsafe.SliceData(dst[ticket:]))), l.numBlocks)
 		mhaOrder(blocks, dst[ticket+block*l.numBlocks:], c, selected, rows)
@@ -247,16 +229,23 @@ func mhaOrder(blocks []mhaBlock, items []int32, c *mhaCall, selected bool, rows 
 	}
 }
 
-// tensorMap is driver.EncodeTensorMap for an operation; a failure comes out of
-// Sync.
-func (d *Device) tensorMap(op string, spec driver.TensorMapSpec) driver.TensorMap {
-	var m driver.TensorMap
-	err := d.exec.Do(func() (err error) {
-		m, err = driver.EncodeTensorMap(d.cuda, spec)
-		return err
-	})
+// mhaMap describes a dense bf16 tensor, dims innermost first, in boxes of 64
+// columns of one head and so many rows. A failure comes out of Sync.
+func (d *Device) mhaMap(base driver.Ptr, rows int, dims ...int) driver.TensorMap {
+	spec := driver.TensorMapSpec{Type: driver.MapBF16, Base: base, Swizzle: 128}
+	stride := 2
+	for i, n := range dims {
+		if i > 0 {
+			spec.Strides = append(spec.Strides, uint64(stride))
+		}
+		stride *= n
+		spec.Dims = append(spec.Dims, uint64(n))
+		spec.Box = append(spec.Box, 1)
+	}
+	spec.Box[0], spec.Box[len(dims)-1] = 64, uint32(rows)
+	m, err := driver.EncodeTensorMap(d.cuda, spec)
 	if err != nil {
-		d.fail(fmt.Errorf("cuda: %s: %w", op, err))
+		d.fail(fmt.Errorf("cuda: MHA: %w", err))
 	}
 	return m
 }

@@ -21,7 +21,7 @@ type mhaBench struct {
 	anchor float64
 }
 
-func repeat(n int, s mhaSeq) []mhaSeq { return slices.Repeat([]mhaSeq{s}, n) }
+func mhaRepeat(n int, s mhaSeq) []mhaSeq { return slices.Repeat([]mhaSeq{s}, n) }
 
 func mhaBenches() []mhaBench {
 	var mixed []mhaSeq
@@ -29,22 +29,22 @@ func mhaBenches() []mhaBench {
 		mixed = append(mixed, mhaSeq{rows: n})
 	}
 	return []mhaBench{
-		{"1x2048", repeat(1, mhaSeq{rows: 2048}), 276},
-		{"1x4096", repeat(1, mhaSeq{rows: 4096}), 1002},
-		{"1x8192", repeat(1, mhaSeq{rows: 8192}), 4087},
-		{"1x16384", repeat(1, mhaSeq{rows: 16384}), 15817},
-		{"4x2048", repeat(4, mhaSeq{rows: 2048}), 1120},
-		{"8x1024", repeat(8, mhaSeq{rows: 1024}), 659},
-		{"16x512", repeat(16, mhaSeq{rows: 512}), 445},
-		{"32x256", repeat(32, mhaSeq{rows: 256}), 358},
+		{"1x2048", mhaRepeat(1, mhaSeq{rows: 2048}), 276},
+		{"1x4096", mhaRepeat(1, mhaSeq{rows: 4096}), 1002},
+		{"1x8192", mhaRepeat(1, mhaSeq{rows: 8192}), 4087},
+		{"1x16384", mhaRepeat(1, mhaSeq{rows: 16384}), 15817},
+		{"4x2048", mhaRepeat(4, mhaSeq{rows: 2048}), 1120},
+		{"8x1024", mhaRepeat(8, mhaSeq{rows: 1024}), 659},
+		{"16x512", mhaRepeat(16, mhaSeq{rows: 512}), 445},
+		{"32x256", mhaRepeat(32, mhaSeq{rows: 256}), 358},
 		{"mixed8", mixed, 1450},
-		{"1x2048+6144", repeat(1, mhaSeq{rows: 2048, prefix: 6144}), 1698},
-		{"1x1024+15360", repeat(1, mhaSeq{rows: 1024, prefix: 15360}), 1909},
-		{"4x512+7680", repeat(4, mhaSeq{rows: 512, prefix: 7680}), 1968},
-		{"masked/1x2048", repeat(1, mhaSeq{rows: 2048, mask: maskRandom}), 295 * 1.08},
-		{"masked/1x4096", repeat(1, mhaSeq{rows: 4096, mask: maskRandom}), 1002 * 1.08},
-		{"masked/1x8192", repeat(1, mhaSeq{rows: 8192, mask: maskRandom}), 4174 * 1.08},
-		{"masked/1x2048+6144", repeat(1, mhaSeq{rows: 2048, prefix: 6144, mask: maskRandom}), 1698 * 1.08},
+		{"1x2048+6144", mhaRepeat(1, mhaSeq{rows: 2048, prefix: 6144}), 1698},
+		{"1x1024+15360", mhaRepeat(1, mhaSeq{rows: 1024, prefix: 15360}), 1909},
+		{"4x512+7680", mhaRepeat(4, mhaSeq{rows: 512, prefix: 7680}), 1968},
+		{"masked/1x2048", mhaRepeat(1, mhaSeq{rows: 2048, mask: maskRandom}), 295 * 1.08},
+		{"masked/1x4096", mhaRepeat(1, mhaSeq{rows: 4096, mask: maskRandom}), 1002 * 1.08},
+		{"masked/1x8192", mhaRepeat(1, mhaSeq{rows: 8192, mask: maskRandom}), 4174 * 1.08},
+		{"masked/1x2048+6144", mhaRepeat(1, mhaSeq{rows: 2048, prefix: 6144, mask: maskRandom}), 1698 * 1.08},
 	}
 }
 
@@ -64,7 +64,7 @@ func BenchmarkMHA(b *testing.B) {
 			}
 			flops := 2 * float64(192+128) * 128 * pairs
 			for b.Loop() {
-				times := timeCalls(b, d, 30, func() { d.mha(call) })
+				times := mhaTimes(b, d, 30, func() { d.mha(call) })
 				us := float64(times[len(times)/2].Nanoseconds()) / 1000
 				b.ReportMetric(us, "us")
 				b.ReportMetric(float64(times[0].Nanoseconds())/1000, "us-min")
@@ -76,9 +76,9 @@ func BenchmarkMHA(b *testing.B) {
 	}
 }
 
-// timeCalls queues calls of f, each between two events, after three that are not
+// mhaTimes queues calls of f, each between two events, after three that are not
 // counted, and returns their times in ascending order.
-func timeCalls(b *testing.B, d *Device, n int, f func()) []time.Duration {
+func mhaTimes(b *testing.B, d *Device, n int, f func()) []time.Duration {
 	events := make([]*driver.Event, 2*n)
 	for i := range events {
 		var err error
@@ -125,7 +125,7 @@ func newMHABench(b *testing.B, d *Device, rng *rand.Rand, sizes mhaSizes, heads 
 	}
 	c.pitch = divUp(context, 128) * 4
 	fill := func(bytes int64, block []byte) driver.Ptr {
-		m := testAlloc(b, d, bytes)
+		m := mhaAlloc(b, d, bytes)
 		for at := int64(0); at < bytes; at += int64(len(block)) {
 			n := min(bytes-at, int64(len(block)))
 			if at == 0 {
@@ -137,7 +137,7 @@ func newMHABench(b *testing.B, d *Device, rng *rand.Rand, sizes mhaSizes, heads 
 		return m.addr
 	}
 	noise := make([]byte, 2*(1<<22+12345*8)) // repeats out of step with rows and heads
-	for i, v := range normals(rng, len(noise)/2) {
+	for i, v := range mhaNormals(rng, len(noise)/2) {
 		noise[2*i], noise[2*i+1] = byte(v), byte(v>>8)
 	}
 	c.q = fill(int64(2*c.rows*heads*(sizes.nope+sizes.rope)), noise)

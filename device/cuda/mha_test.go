@@ -75,12 +75,12 @@ func newMHAScene(t testing.TB, d *Device, rng *rand.Rand, sizes mhaSizes, heads 
 	}
 
 	wide := sizes.nope + sizes.value
-	s.q_ = normals(rng, s.rows*heads*(sizes.nope+sizes.rope))
-	s.kv_, s.kr_ = nans(s.keys*heads*wide), nans(s.keys*sizes.rope)
+	s.q_ = mhaNormals(rng, s.rows*heads*(sizes.nope+sizes.rope))
+	s.kv_, s.kr_ = mhaNaNs(s.keys*heads*wide), mhaNaNs(s.keys*sizes.rope)
 	for _, r := range s.runs {
 		n := r.KeyTo - r.KeyFrom
-		copy(s.kv_[r.Keys*heads*wide:], normals(rng, n*heads*wide))
-		copy(s.kr_[r.Keys*sizes.rope:], normals(rng, n*sizes.rope))
+		copy(s.kv_[r.Keys*heads*wide:], mhaNormals(rng, n*heads*wide))
+		copy(s.kr_[r.Keys*sizes.rope:], mhaNormals(rng, n*sizes.rope))
 	}
 	s.mask_ = make([]uint32, selRows*s.pitch)
 	for i, r := range s.runs {
@@ -96,19 +96,19 @@ func newMHAScene(t testing.TB, d *Device, rng *rand.Rand, sizes mhaSizes, heads 
 			}
 		}
 	}
-	s.q, s.kv, s.ropes = upload(t, d, s.q_), upload(t, d, s.kv_), upload(t, d, s.kr_)
-	s.mask = upload(t, d, s.mask_)
+	s.q, s.kv, s.ropes = mhaUpload(t, d, s.q_), mhaUpload(t, d, s.kv_), mhaUpload(t, d, s.kr_)
+	s.mask = mhaUpload(t, d, s.mask_)
 	// A row of guards before and after the outputs.
-	s.outMem = testAlloc(t, d, int64(2*(s.rows+2)*heads*sizes.value))
-	s.lseMem = testAlloc(t, d, int64(4*(s.rows+2)*heads))
+	s.outMem = mhaAlloc(t, d, int64(2*(s.rows+2)*heads*sizes.value))
+	s.lseMem = mhaAlloc(t, d, int64(4*(s.rows+2)*heads))
 	s.out = s.outMem.addr + driver.Ptr(2*heads*sizes.value)
 	s.lse = s.lseMem.addr + driver.Ptr(4*heads)
 	d.Begin(&device.Step{Tokens: make([]int32, s.rows), Positions: make([]int32, s.rows), Slots: make([]int32, s.rows)})
 	return s
 }
 
-// normals draws standard normal numbers of bfloat16.
-func normals(rng *rand.Rand, n int) []uint16 {
+// mhaNormals draws standard normal numbers of bfloat16.
+func mhaNormals(rng *rand.Rand, n int) []uint16 {
 	v := make([]uint16, n)
 	for i := range v {
 		v[i] = uint16(math.Float32bits(float32(rng.NormFloat64())) >> 16)
@@ -116,7 +116,7 @@ func normals(rng *rand.Rand, n int) []uint16 {
 	return v
 }
 
-func nans(n int) []uint16 {
+func mhaNaNs(n int) []uint16 {
 	v := make([]uint16, n)
 	for i := range v {
 		v[i] = 0xffff
@@ -124,10 +124,10 @@ func nans(n int) []uint16 {
 	return v
 }
 
-func bf16(v uint16) float64 { return float64(math.Float32frombits(uint32(v) << 16)) }
+func mhaFloat(v uint16) float64 { return float64(math.Float32frombits(uint32(v) << 16)) }
 
-// testAlloc allocates memory until the test's end.
-func testAlloc(t testing.TB, d *Device, bytes int64) *memory {
+// mhaAlloc allocates memory until the test's end.
+func mhaAlloc(t testing.TB, d *Device, bytes int64) *memory {
 	m, err := d.alloc(bytes)
 	if err != nil {
 		t.Fatal(err)
@@ -136,13 +136,13 @@ func testAlloc(t testing.TB, d *Device, bytes int64) *memory {
 	return m
 }
 
-// upload copies v to memory of its own.
-func upload[T uint16 | uint32](t testing.TB, d *Device, v []T) driver.Ptr {
+// mhaUpload copies v to memory of its own.
+func mhaUpload[T uint16 | uint32](t testing.TB, d *Device, v []T) driver.Ptr {
 	data, err := binary.Append(nil, binary.LittleEndian, v)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := testAlloc(t, d, int64(len(data)))
+	m := mhaAlloc(t, d, int64(len(data)))
 	if len(data) > 0 {
 		d.exec.UploadBytes(m.addr, data)
 	}
@@ -212,10 +212,10 @@ func (s *mhaScene) reference(r device.Run, i, head int) (out []float64, lse floa
 		k, kr := s.kv_[(key*s.heads+head)*wide:], s.kr_[key*s.rope:]
 		sum := 0.0
 		for j := range s.nope {
-			sum += bf16(q[j]) * bf16(k[j])
+			sum += mhaFloat(q[j]) * mhaFloat(k[j])
 		}
 		for j := range s.rope {
-			sum += bf16(q[s.nope+j]) * bf16(kr[j])
+			sum += mhaFloat(q[s.nope+j]) * mhaFloat(kr[j])
 		}
 		scores, keys = append(scores, sum*float64(s.scale)), append(keys, key)
 		top = max(top, sum*float64(s.scale))
@@ -228,7 +228,7 @@ func (s *mhaScene) reference(r device.Run, i, head int) (out []float64, lse floa
 		w := math.Exp(scores[j] - top)
 		total += w
 		for c := range out {
-			out[c] += w * bf16(s.kv_[(key*s.heads+head)*wide+s.nope+c])
+			out[c] += w * mhaFloat(s.kv_[(key*s.heads+head)*wide+s.nope+c])
 		}
 	}
 	for c := range out {
@@ -256,12 +256,12 @@ func (s *mhaScene) checkReference(rng *rand.Rand, out []uint16, lse []float32, s
 		}
 		var d, w float64
 		for c := range want {
-			e := bf16(out[at*s.value+c]) - want[c]
+			e := mhaFloat(out[at*s.value+c]) - want[c]
 			d, w = d+e*e, w+want[c]*want[c]
 		}
 		if !(math.Sqrt(d) <= 1.5e-2*math.Sqrt(w)) {
 			return fmt.Errorf("%+v row %d head %d: relative error %.3g; got %v…, want %.4v…", r, i, head, math.Sqrt(d/w),
-				firstFloats(out[at*s.value:]), want[:4])
+				mhaFloats(out[at*s.value:]), want[:4])
 		}
 		diff, norm = diff+d, norm+w
 	}
@@ -271,10 +271,10 @@ func (s *mhaScene) checkReference(rng *rand.Rand, out []uint16, lse []float32, s
 	return nil
 }
 
-func firstFloats(v []uint16) []float64 {
+func mhaFloats(v []uint16) []float64 {
 	var f []float64
 	for _, x := range v[:4] {
-		f = append(f, bf16(x))
+		f = append(f, mhaFloat(x))
 	}
 	return f
 }
@@ -287,7 +287,7 @@ func (s *mhaScene) compare(out, wantOut []uint16, lse, wantLSE []float32) error 
 		if row := i/(s.heads*s.value) - 1; row < 0 || row >= s.rows || !s.inRun[row] {
 			continue
 		}
-		a, b := bf16(out[i]), bf16(wantOut[i])
+		a, b := mhaFloat(out[i]), mhaFloat(wantOut[i])
 		e := math.Abs(a - b)
 		diff, norm = diff+e*e, norm+b*b
 		if !(e <= 0.05) {
@@ -301,7 +301,7 @@ func (s *mhaScene) compare(out, wantOut []uint16, lse, wantLSE []float32) error 
 		}
 	}
 	where := func(i int) string {
-		return fmt.Sprintf("row %d head %d column %d: %v, want %v", i/(s.heads*s.value)-1, i/s.value%s.heads, i%s.value, bf16(out[i]), bf16(wantOut[i]))
+		return fmt.Sprintf("row %d head %d column %d: %v, want %v", i/(s.heads*s.value)-1, i/s.value%s.heads, i%s.value, mhaFloat(out[i]), mhaFloat(wantOut[i]))
 	}
 	if bad > 0 {
 		return fmt.Errorf("%d of %d elements are wrong, the first at %s", bad, len(out), where(first))
