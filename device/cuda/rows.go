@@ -44,8 +44,15 @@ type embedParams struct {
 func (d *Device) Embed(dst, table device.Tensor) {
 	tokens := d.geometry.step.Tokens
 	want("Embed", "dst", dst, device.BF16, len(tokens), table.Cols)
-	stored, ok := map[device.DType]int32{device.F32: 0, device.BF16: 1, device.F16: 2}[table.Type]
-	if !ok {
+	var stored int32 // enum TableType
+	switch table.Type {
+	case device.F32:
+		stored = 0
+	case device.BF16:
+		stored = 1
+	case device.F16:
+		stored = 2
+	default:
 		panic(fmt.Sprintf("cuda: Embed: table is %s", shape(table)))
 	}
 	for i, t := range tokens {
