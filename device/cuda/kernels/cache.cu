@@ -83,10 +83,12 @@ DEVICE void store_f32(u8* p, float f) {
   for (int i = 0; i < 4; i++) p[i] = (u8)(bits >> 8 * i);
 }
 
+// store_bf16 likewise. Its bytes come from a 32-bit register: ptxas 13.0 takes
+// the low byte of a bf16 that was just rounded for a conversion of a half.
 DEVICE void store_bf16(u8* p, float f) {
-  bf16 h = float_bf16(f);
-  p[0] = (u8)h;
-  p[1] = (u8)(h >> 8);
+  u32 bits = pack_bf16(f, 0);
+  p[0] = (u8)bits;
+  p[1] = (u8)(bits >> 8);
 }
 
 // store_latent_any takes any sizes, a warp a row. Records of odd R are not

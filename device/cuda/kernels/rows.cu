@@ -142,6 +142,7 @@ KERNEL rms_norm(const RMSNorm p) {
 // rms_norm_any takes rows of any length, one row a block of 256 threads.
 KERNEL rms_norm_any(const RMSNorm p) {
   __shared__ float sums[8];
+  int warp = warp_id();
   grid_wait();
   const bf16* src = p.src + (i64)blockIdx.x * p.cols;
   bf16* dst = p.dst + (i64)blockIdx.x * p.cols;
@@ -151,7 +152,7 @@ KERNEL rms_norm_any(const RMSNorm p) {
     sum += x * x;
   }
   sum = warp_sum(sum);
-  if (lane_id() == 0) sums[warp_id()] = sum;
+  if (lane_id() == 0) sums[warp] = sum;
   __syncthreads();
   sum = warp_sum(lane_id() < 8 ? sums[lane_id()] : 0);
   float scale = inverse_root(sum / p.cols + p.eps);
