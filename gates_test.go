@@ -21,7 +21,10 @@ import (
 
 // fullGates asks for the whole table: every policy with every cache format at
 // every length, with enough questions each. It takes some minutes.
-var fullGates = flag.Bool("gates", false, "run the accuracy gates of the demo model in full")
+var (
+	fullGates   = flag.Bool("gates", false, "run the accuracy gates of the demo model in full")
+	gatesDevice = flag.String("gates-device", "cpu", "the device to run them on: cpu or cuda")
+)
 
 // gate is the share of answers that must be right.
 const gate = 0.99
@@ -32,13 +35,16 @@ const gate = 0.99
 func TestAccuracyGates(t *testing.T) {
 	policies := []string{"adaptive", "threshold", "mla", "mha"}
 	formats := []string{"float32", "bfloat16", "fp8_e4m3"}
+	if *gatesDevice == "cuda" { // which has no float32
+		formats = formats[1:]
+	}
 	for _, policy := range policies {
 		for _, format := range formats {
 			if !*fullGates && policy != "adaptive" && format != "fp8_e4m3" {
 				continue
 			}
 			t.Run(policy+"/"+format, func(t *testing.T) {
-				c := serveDemo(t, latent.Options{AttentionPolicy: policy, KVCacheDType: format, Calibration: "builtin"})
+				c := serveDemo(t, latent.Options{AttentionPolicy: policy, KVCacheDType: format, Calibration: "builtin", Device: *gatesDevice})
 				lengths, texts, sums := []int{256, 2048}, 1, 20
 				if *fullGates {
 					lengths, texts, sums = []int{256, 512, 1024, 2048}, 8, 200
