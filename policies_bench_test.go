@@ -2,6 +2,7 @@ package latent_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -22,8 +23,18 @@ import (
 //	go test -run '^$' -bench 'Policies|Throughput' -benchtime 5x -timeout 2h .
 //
 // -benchtime Nx is the number of rounds. They take the benchmark model of
-// configs/bench-0.85b.json with dummy weights, and a calibration measured in
-// the same process.
+// configs/bench-0.85b.json with dummy weights unless flags say otherwise, and a
+// calibration measured in the same process. BenchmarkPrompts is for a GPU:
+//
+//	go test -run '^$' -bench Prompts -benchtime 1x -timeout 1h . -bench-device cuda \
+//		-bench-model configs/deepseek-v3.2.json -bench-layers 6 -bench-cache fp8_e4m3
+var (
+	benchDevice = flag.String("bench-device", "cpu", "device of the benchmarks: cpu or cuda")
+	benchConfig = flag.String("bench-model", "configs/bench-0.85b.json", "configuration of the model that the benchmarks run, with dummy weights")
+	benchLayers = flag.Int("bench-layers", 0, "layers of that model, 0: all")
+	benchCache  = flag.String("bench-cache", "auto", "format of the attention cache in the benchmarks")
+	benchCosts  = flag.String("bench-calibration", "", "calibration to use instead of measuring one, e.g. builtin")
+)
 
 // attentionTime sums the time that steps spend on attention.
 type attentionTime struct{ sum atomic.Int64 }
@@ -35,13 +46,42 @@ func (a *attentionTime) Request(*engine.RequestInfo) {}
 func benchModel(b *testing.B) (*latent.Engine, *attentionTime) {
 	b.Helper()
 	attention := new(attentionTime)
-	opts := latent.Options{Model: "configs/bench-0.85b.json", Device: "cpu", LoadFormat: "dummy", MaxContext: 16384, MaxTotalTokens: 65536}
+	opts := latent.Options{
+		Model: *benchConfig, LoadFormat: "dummy", Device: *benchDevice, KVCacheDType: *benchCache,
+		MaxContext: 20480, Calibration: *benchCosts,
+		Progress: func(line string) { b.Log(line) },
+	}
+	if opts.Device == "cpu" {
+		opts.MaxContext, opts.MaxTotalTokens = 16384, 65536
+	}
+	if *benchLayers > 0 {
+		opts.ConfigOverride = fmt.Sprintf(`{"num_hidden_layers": %d}`, *benchLayers)
+	}
 	ctx := context.Background()
-	l, err := latent.Load(ctx, opts)
+	if opts.Calibration == "" {
+		opts.Calibration = calibrated(b, opts)
+	}
+	opts.Observer = attention
+	e, err := latent.Open(ctx, opts)
 	if err != nil {
 		b.Fatal(err)
 	}
-	costs, err := l.Calibrate(8192)
+	b.Cleanup(func() { e.Close() })
+	return e, attention
+}
+
+// calibrated measures a calibration and returns the file it is in.
+func calibrated(b *testing.B, opts latent.Options) string {
+	b.Helper()
+	l, err := latent.Load(b.Context(), opts)
+	if err != nil {
+		b.Fatal(err)
+	}
+	context := 16384
+	if opts.Device == "cpu" {
+		context = 8192 // minutes less
+	}
+	costs, err := l.Calibrate(context)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -51,16 +91,11 @@ func benchModel(b *testing.B) (*latent.Engine, *attentionTime) {
 	if err := l.Close(); err != nil {
 		b.Fatal(err)
 	}
-	opts.Calibration, opts.Observer = b.TempDir()+"/calibration.json", attention
-	if err := costs.Save(opts.Calibration); err != nil {
+	path := b.TempDir() + "/calibration.json"
+	if err := costs.Save(path); err != nil {
 		b.Fatal(err)
 	}
-	e, err := latent.Open(ctx, opts)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { e.Close() })
-	return e, attention
+	return path
 }
 
 // load is a set of requests that arrive at once.
@@ -177,6 +212,60 @@ func BenchmarkPolicies(b *testing.B) {
 				}
 			}
 			b.ReportMetric(1/best, "regret")
+		})
+	}
+}
+
+// BenchmarkPrompts measures many prompts at once with one token to generate, as
+// the figures of SGLang pull request 11892 were: throughput, mean latency (all
+// requests arrive at the start) and the share of attention, under the adaptive
+// policy, that request's rule, and latent attention only.
+func BenchmarkPrompts(b *testing.B) {
+	e, attention := benchModel(b)
+	policies := []pathway.Policy{pathway.PolicyAdaptive, pathway.PolicyThreshold, pathway.PolicyMLA}
+	mixed := load{}
+	for i := range 100 {
+		mixed.prompts = append(mixed.prompts, []int{64, 137, 299, 333, 512, 911, 1500, 2048, 2900, 8192}[i*7%10])
+	}
+	loads := []load{mixed}
+	for _, n := range []int{512, 1024, 2000, 4096, 8192, 16384} {
+		loads = append(loads, load{prompts: slices.Repeat([]int{n}, 100)})
+	}
+	for i, l := range loads {
+		name := "mixed"
+		if i > 0 {
+			name = fmt.Sprint(l.prompts[0])
+		}
+		b.Run(name, func(b *testing.B) {
+			r := rand.New(rand.NewPCG(3, uint64(i)))
+			tokens := 0
+			for _, n := range l.prompts {
+				tokens += n
+			}
+			warm := load{prompts: l.prompts[:4]}
+			all, mean, inAttention := map[pathway.Policy][]float64{}, map[pathway.Policy][]float64{}, map[pathway.Policy][]float64{}
+			for _, p := range policies {
+				warm.run(b, e, r, p)
+			}
+			for round := range b.N {
+				for i := range policies {
+					p := policies[(i+round)%len(policies)]
+					before := attention.sum.Load()
+					latency, total := l.run(b, e, r, p)
+					inAttention[p] = append(inAttention[p], float64(attention.sum.Load()-before)/1e9/total.Seconds())
+					all[p], mean[p] = append(all[p], total.Seconds()), append(mean[p], latency.Seconds())
+				}
+			}
+			b.ReportMetric(0, "ns/op")
+			for _, p := range policies {
+				b.ReportMetric(float64(tokens)/median(all[p]), p.String()+"-tok/s")
+				b.ReportMetric(1e3*median(mean[p]), p.String()+"-latency-ms")
+				b.ReportMetric(100*median(inAttention[p]), p.String()+"-attention-%")
+				if p != pathway.PolicyAdaptive {
+					b.ReportMetric(100*(median(ratios(all[p], all[pathway.PolicyAdaptive]))-1), p.String()+"-throughput-gain-%")
+					b.ReportMetric(100*(1-median(ratios(mean[pathway.PolicyAdaptive], mean[p]))), p.String()+"-latency-gain-%")
+				}
+			}
 		})
 	}
 }
