@@ -54,7 +54,8 @@ type Loaded struct {
 // Memory is how the device's memory was divided, in bytes.
 type Memory struct {
 	Budget, Weights, Workspace, Cache int64
-	Pages                             int // of device.PageTokens tokens
+	Scratch                           int64 // of the device's operations for themselves
+	Pages                             int   // of device.PageTokens tokens
 }
 
 // Engine is a loaded model that answers requests. Its methods may be called
@@ -194,6 +195,14 @@ func (e *Loaded) allocate() error {
 		logits = steps.LogitRows()
 	}
 	mem := Memory{Budget: budget, Weights: m.Bytes(), Workspace: m.WorkspaceBytes(rows, logits)}
+	if dev, ok := e.device.(device.Buffered); ok {
+		var err error
+		if mem.Scratch, err = e.warm(dev); errors.Is(err, driver.ErrOutOfMemory) {
+			return &MemoryError{Total: total, Memory: mem, Err: err}
+		} else if err != nil {
+			return &DeviceError{err}
+		}
+	}
 	page := m.CacheSpec(1).TokenBytes() * device.PageTokens
 	pagesFor := func(tokens int) int { return (tokens + device.PageTokens - 1) / device.PageTokens }
 	// More than every running sequence at full length is of no use but as a
@@ -203,7 +212,7 @@ func (e *Loaded) allocate() error {
 		want = pagesFor(o.MaxTotalTokens)
 		least = want
 	}
-	room := max(0, (budget-mem.Weights-mem.Workspace)/page)
+	room := max(0, (budget-mem.Weights-mem.Workspace-mem.Scratch)/page)
 	mem.Pages = int(min(int64(want), room))
 	if mem.Pages < least {
 		return &MemoryError{Need: int64(least) * page, Memory: mem, Total: total}
@@ -338,7 +347,7 @@ func (e *Engine) LogStart(log *slog.Logger) {
 		line = append(line, "no_gpu", e.why)
 	}
 	log.Info("device", line...)
-	log.Info("memory", "budget_bytes", e.memory.Budget, "workspace_bytes", e.memory.Workspace,
+	log.Info("memory", "budget_bytes", e.memory.Budget, "workspace_bytes", e.memory.Workspace, "scratch_bytes", e.memory.Scratch,
 		"cache_bytes", e.memory.Cache, "cache_tokens", e.memory.Pages*device.PageTokens, "max_context", e.MaxContext())
 	log.Info("attention", "policy", c.Policy.String(), "threshold", c.Threshold, "deterministic", c.Deterministic,
 		"approximate", c.AllowApproximate, "calibration", e.calibrated)

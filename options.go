@@ -138,11 +138,11 @@ func (e *MemoryError) Error() string {
 		return fmt.Sprintf("not enough memory: of %d MiB (%d MiB of the device's memory times mem-fraction-static), weights take %d MiB and "+
 			"workspace %d MiB, but the attention cache needs %d MiB; raise mem-fraction-static, or lower max-total-tokens, "+
 			"chunked-prefill-size, max-running-requests, mha-workspace-bytes or the cache's precision (kv-cache-dtype)",
-			m.Budget>>20, e.Total>>20, m.Weights>>20, m.Workspace>>20, mib(e.Need))
+			m.Budget>>20, e.Total>>20, m.Weights>>20, (m.Workspace+m.Scratch)>>20, mib(e.Need))
 	case m.Cache > 0:
 		return fmt.Sprintf("not enough memory: of the device's %d MiB the plan gives weights %d MiB, workspace %d MiB and the attention cache %d MiB, "+
 			"but others seem to hold some of it: %v; end them, or lower mem-fraction-static or max-total-tokens",
-			e.Total>>20, m.Weights>>20, m.Workspace>>20, m.Cache>>20, e.Err)
+			e.Total>>20, m.Weights>>20, (m.Workspace+m.Scratch)>>20, m.Cache>>20, e.Err)
 	}
 	return fmt.Sprintf("not enough memory: the weights take about %d MiB, the device has %d MiB: %v; end what else holds memory there, take a "+
 		"smaller model, or with load-format dummy fewer layers (json-model-override-args '{\"num_hidden_layers\": N}')",
