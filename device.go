@@ -52,11 +52,7 @@ func openGPU(o Options) (device.Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	dev, ok := any(gpu).(device.Device)
-	if !ok {
-		return nil, errors.Join(errors.New("this version lacks operations for GPUs"), gpu.Close())
-	}
-	return dev, nil
+	return gpu, nil
 }
 
 // progress passes on what a person who waits wants to know.

@@ -50,6 +50,14 @@ type Device struct {
 	err  error // first failure before a command was queued
 }
 
+var (
+	_ device.Device   = (*Device)(nil)
+	_ device.Capturer = (*Device)(nil)
+	_ device.Sampler  = (*Device)(nil)
+	_ device.Timed    = (*Device)(nil)
+	_ device.Buffered = (*Device)(nil)
+)
+
 // Open finds the libraries, compiles the kernels (or takes them from disk) and
 // prepares the GPU.
 func Open(opts Options) (_ *Device, err error) {
