@@ -48,7 +48,7 @@ func newMLACase(t testing.TB, d *Device, rng *rand.Rand, format device.CacheForm
 	}
 	t.Cleanup(ca.Free)
 	c := &mlaCase{d: d, cache: ca.(*cache), runs: runs, heads: heads}
-	d.exec.UploadBytes(c.cache.latents(1), mlaRecords(rng, format, pages*device.PageTokens))
+	mlaFill(d, c.cache, rng)
 	order := rng.Perm(pages)
 	for i, n := range contexts {
 		var list []int32
@@ -107,6 +107,17 @@ func mlaTensor(t testing.TB, d *Device, typ device.DType, rows, cols int) device
 	}
 	t.Cleanup(m.Free)
 	return device.Tensor{Type: typ, Rows: rows, Cols: cols, Mem: m}
+}
+
+// mlaFill fills layer 1 of a cache with records that repeat after a while.
+func mlaFill(d *Device, c *cache, rng *rand.Rand) {
+	done, all := min(c.tokens(), 1<<14), c.tokens()
+	d.exec.UploadBytes(c.latents(1), mlaRecords(rng, c.spec.Format, done))
+	for done < all {
+		n := min(done, all-done)
+		d.exec.Copy(c.latents(1)+driver.Ptr(int64(done)*c.latentPitch), c.latents(1), int64(n)*c.latentPitch)
+		done += n
+	}
 }
 
 // mlaRecords returns n cached records of normal values.
@@ -286,6 +297,7 @@ func TestMLASplits(t *testing.T) {
 // same case on an H200 (microseconds; bf16 prefill and dense decode, FP8 sparse
 // decode).
 func BenchmarkMLA(b *testing.B) {
+	d := newTestDevice(b)
 	for _, bc := range []struct {
 		format           device.CacheFormat
 		heads            int
@@ -305,7 +317,6 @@ func BenchmarkMLA(b *testing.B) {
 	} {
 		name := fmt.Sprintf("%v/heads=%d/seqs=%d/rows=%d/keys=%d/sparse=%t", bc.format, bc.heads, bc.seqs, bc.rows, bc.keys, bc.sparse)
 		b.Run(name, func(b *testing.B) {
-			d := newTestDevice(b)
 			rng := rand.New(rand.NewPCG(1, 2))
 			var runs []device.Run
 			var sets [][]int32
