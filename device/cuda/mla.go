@@ -134,12 +134,16 @@ func (d *Device) mlaTiled(a *mlaArgs, splits int) {
 		p.part = d.scratch("MLA parts", int64(splits)*int64(items)*int64(4*a.cache.spec.Latent))
 		p.partLSE = d.scratch("MLA log-sum-exps of parts", int64(splits)*int64(items)*4)
 	}
-	unit := "mla_bf16"
+	groups := divUp(a.heads, mlaHeads)
+	unit, threads := "mla_bf16", 384
 	if a.cache.spec.Format == device.CacheF8 {
 		unit = "mla_f8"
+		if groups%2 == 0 {
+			unit, threads = "mla_f8_pair", 512
+		}
 	}
-	grid := [3]uint32{uint32(rows * divUp(a.heads, mlaHeads)), uint32(splits), 1}
-	launch(d, d.kernel(unit, "mla"), grid, block1(384), mlaShared, &p)
+	grid := [3]uint32{uint32(rows * groups), uint32(splits), 1}
+	launch(d, d.kernel(unit, "mla"), grid, block1(threads), mlaShared, &p)
 	if splits > 1 {
 		launchWith(d, &driver.Launch{
 			Function: d.kernel("mla_combine", "mla_combine"), Grid: grid1(items), Block: block1(128), Dependent: true,

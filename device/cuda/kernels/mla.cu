@@ -9,21 +9,27 @@
 //   z     [n, H, 512] bf16, lse [n, H] natural log-sum-exp
 //
 // A block works on a query row, 64 of its heads (fewer are padded with zeros)
-// and one split of its keys, in blocks of 64 keys. One warp group gathers
-// records into two buffers; two warp groups multiply. The accumulator of
-// 64 x 512 floats fills the registers of both: group 0 holds columns 0..255 and
-// group 1 columns 256..511. Group 0 computes the weights P of even key blocks,
-// group 1 those of odd ones, and each hands P to the other through shared
-// memory, with the running maximum; so one group's softmax runs under the
-// other's products. (The idea is the seesaw of FlashMLA, DeepSeek 2025; here
-// both groups take all key blocks in order.)
+// and one split of its keys, in blocks of 64 keys. Producer warps gather records
+// into two buffers; two warp groups multiply. The accumulator of 64 x 512 floats
+// fills the registers of both: group 0 holds columns 0..255 and group 1 columns
+// 256..511. Group 0 computes the weights P of even key blocks, group 1 those of
+// odd ones, and each hands P to the other through shared memory, with the
+// running maximum; so one group's softmax runs under the other's products. (The
+// idea is the seesaw of FlashMLA, DeepSeek 2025; here both groups take all key
+// blocks in order.)
+//
+// Records of bfloat16 are copied asynchronously; FP8 records are expanded by the
+// producers on the way. Expanding costs more than the products: with CLUSTER 2
+// the two blocks for 128 heads of a row expand half of each key block and write
+// it to both (as FlashMLA does).
 //
 // Shared memory holds Q, K and P as panels of 64 rows of 128 bytes, swizzled:
 // K is the second operand of S = Q·Kᵀ as it stands and, read transposed, that
 // of O = P·V.
 //
-//latent:unit mla_bf16 hot CACHE_F8=0
-//latent:unit mla_f8 hot CACHE_F8=1
+//latent:unit mla_bf16 hot CACHE_F8=0 CLUSTER=1
+//latent:unit mla_f8 hot CACHE_F8=1 CLUSTER=1
+//latent:unit mla_f8_pair hot CACHE_F8=1 CLUSTER=2
 
 static constexpr int HEADS = 64;  // rows of a block's tile
 static constexpr int KEYS = 64;   // keys of a block
@@ -33,11 +39,44 @@ static constexpr u32 PANELS = WIDTH / 64;          // 8 latent panels, 1 of rope
 static constexpr u32 TILE = PANELS * PANEL;        // Q, or a buffer of K
 #if CACHE_F8
 static constexpr int RECORD = LATENT + 4 * (LATENT / 128) + 2 * ROPE;
-static constexpr int PRODUCER_REGISTERS = 120, CONSUMER_REGISTERS = 192;
+static constexpr int PRODUCERS = CLUSTER > 1 ? 256 : 128, PRODUCER_REGISTERS = CLUSTER > 1 ? 64 : 120, CONSUMER_REGISTERS = 192;
 #else
 static constexpr int RECORD = 2 * WIDTH;
-static constexpr int PRODUCER_REGISTERS = 72, CONSUMER_REGISTERS = 216;
+static constexpr int PRODUCERS = 128, PRODUCER_REGISTERS = 72, CONSUMER_REGISTERS = 216;
+static_assert(CLUSTER == 1, "copies go to the block's own shared memory");
 #endif
+static constexpr int THREADS = 256 + PRODUCERS;
+// A group's 256 columns are the accumulators of one product or of two: with 512
+// threads the compiler allows an instruction no more than 128 registers.
+static constexpr int PARTS = THREADS > 384 ? 2 : 1, PART_COLUMNS = 256 / PARTS;
+static constexpr int WARPS = PRODUCERS / 32, WARP_KEYS = KEYS / WARPS;  // of producers; a warp gathers WARP_KEYS keys
+
+// ---- clusters: the two blocks for the heads of one row ----
+
+DEVICE u32 cluster_rank() {
+  u32 r = 0;
+#if CLUSTER > 1
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
+#endif
+  return r;
+}
+
+// in_peer is the other block's address of what stands at an address here.
+DEVICE u32 in_peer(u32 address) {
+  u32 r = address;
+#if CLUSTER > 1
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(address), "r"(cluster_rank() ^ 1));
+#endif
+  return r;
+}
+
+DEVICE void cluster_sync() {
+#if CLUSTER > 1
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+#else
+  __syncthreads();
+#endif
+}
 
 struct Params {
   const bf16* qa;
@@ -63,13 +102,13 @@ struct Shared {
   float max[HEADS];     // running maximum after the last published key block
   float factor[HEADS];  // what that block multiplies older sums with
   float sum[2][HEADS];
-  u16 valid[2][4];  // bit i of word w: key 16w+i of the buffer exists
+  u64 valid[2];  // bit i: key i of the buffer exists
   Barrier full[2][2], empty[2][2];  // [buffer][columns 0..255 | 256..575]
 };
 
-// Named barriers: P of group 0 and of group 1, one for each pair of warps, and
-// all consumers.
-static constexpr int P_READY = 1, CONSUMERS = 9;
+// Named barriers: P of group 0 and of group 1, one for each pair of warps; all
+// consumers; group 0 has queued its scores.
+static constexpr int P_READY = 1, CONSUMERS = 9, QUEUED = 10;
 
 // Work is what a block does: key blocks [begin, end) of a query row.
 struct Work {
@@ -117,17 +156,21 @@ DEVICE i32 slot_of(const Work& w, i32 pos) {
   return pos < 0 ? -1 : __ldg(w.table + (pos >> 6)) * PAGE_TOKENS + (pos & 63);
 }
 
-// The producers' warp w gathers keys 16w..16w+15 of a block; 8 lanes share a
-// record, lanes 8s..8s+7 taking keys 4i+s, i = 0..3. Lane l looks up the slot of
-// key l%16, one block ahead, and its position two blocks ahead.
+// The producers' warp w gathers keys WARP_KEYS·w + [0, WARP_KEYS) of a block; 8
+// lanes share a record, lanes 8s..8s+7 taking keys 4i+s of the warp's, in
+// rounds i. Blocks of a cluster divide the rounds. Lane l looks up the slot of
+// the warp's key l, one block ahead, and its position two blocks ahead.
+static constexpr int ROUNDS = WARP_KEYS / 4 / CLUSTER;
+
 struct Keys {
-  i32 slot, next, after;
-  DEVICE void start(const Params& p, const Work& w, i32 lane_key) {
+  i32 lane_key, slot, next, after;
+  DEVICE void start(const Params& p, const Work& w, int warp, int lane) {
+    lane_key = warp * WARP_KEYS + lane % WARP_KEYS;
     slot = slot_of(w, position(p, w, w.begin * KEYS + lane_key));
     next = slot_of(w, position(p, w, (w.begin + 1) * KEYS + lane_key));
     after = position(p, w, (w.begin + 2) * KEYS + lane_key);
   }
-  DEVICE void step(const Params& p, const Work& w, i32 block, i32 lane_key) {
+  DEVICE void step(const Params& p, const Work& w, i32 block) {
     slot = next;
     next = slot_of(w, after);
     after = position(p, w, (block + 3) * KEYS + lane_key);
@@ -136,7 +179,11 @@ struct Keys {
 
 DEVICE void publish_mask(Shared* s, int buffer, int warp, int lane, i32 slot) {
   u32 mask = __ballot_sync(~0u, slot >= 0);
-  if (lane == 0) s->valid[buffer][warp] = (u16)mask;
+  if (lane != 0) return;
+  if (WARP_KEYS == 16)
+    ((u16*)(s->valid + buffer))[warp] = (u16)mask;
+  else
+    ((u8*)(s->valid + buffer))[warp] = (u8)mask;
 }
 
 // copy16 is cp_async16 to an address in shared memory.
@@ -155,10 +202,6 @@ DEVICE uint4 load16(const u8* src, bool valid) {
   return v;
 }
 
-DEVICE void store16(u32 dst, u32 x, u32 y, u32 z, u32 w) {
-  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(dst), "r"(x), "r"(y), "r"(z), "r"(w) : "memory");
-}
-
 DEVICE u32 multiply_bf16(u32 a, u32 b) {
   u32 r;
   asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
@@ -174,101 +217,133 @@ DEVICE u32 expand2(u32 v) {
   return (r << 4) & 0x87F087F0u;
 }
 
-// power_bf16 is the power of two as a packed pair.
-DEVICE u32 power_bf16(float power) {
-  u32 h = __float_as_uint(power) >> 16;
-  return h | h << 16;
+// A scale as two bf16 factors, low half first: what expand2 needs times the
+// scale, up to a scale of 2^7, over which that is out of range; and the rest.
+DEVICE u32 factors_of(float scale) {
+  u32 low = __float_as_uint(fminf(scale, 128.0f) * __uint_as_float((127 + 120) << 23)) >> 16;
+  return low | (__float_as_uint(fmaxf(scale * 0.0078125f, 1.0f)) & 0xffff0000u);
 }
 
+// Target is where producers write: a buffer of this block and, in a cluster, of
+// its peer, whose barrier counts the bytes.
+struct Target {
+  u32 own, peer, barrier;
+  DEVICE void store(u32 at, u32 x, u32 y, u32 z, u32 w) const {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(own + at), "r"(x), "r"(y), "r"(z), "r"(w) : "memory");
+#if CLUSTER > 1
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.u32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
+                     peer + at),
+                 "r"(x), "r"(y), "r"(z), "r"(w), "r"(barrier)
+                 : "memory");
+#endif
+  }
+};
+
 DEVICE void produce(const Params& p, const Work& w, Shared* s) {
-  int warp = warp_id() & 3, lane = lane_id(), sub = lane >> 3, c = lane & 7, lane_key = warp * 16 + (lane & 15);
+  int warp = warp_id() - 8, lane = lane_id(), sub = lane >> 3, c = lane & 7;
   Keys keys;
-  keys.start(p, w, lane_key);
+  keys.start(p, w, warp, lane);
   // Of each 128 codes lane c takes 16: two chunks of 8 bf16 in panel c/4. The
   // upper lanes store the second chunk first, to meet other banks.
-  u32 first = (u32)(((2 * (c & 3) + (c >> 2)) ^ sub) << 4) + (u32)(warp * 16 + sub) * 128 + (u32)(c >> 2) * PANEL;
-  u32 base = smem_addr(s->k[0]);
-  u32 rope = (u32)((c ^ sub) << 4) + (u32)(warp * 16 + sub) * 128 + 8 * PANEL;
+  u32 row = (u32)(warp * WARP_KEYS + sub) * 128, round = cluster_rank() * ROUNDS;
+  u32 first = (u32)(((2 * (c & 3) + (c >> 2)) ^ sub) << 4) + row + (u32)(c >> 2) * PANEL;
+  u32 rope = (u32)((c ^ sub) << 4) + row + 8 * PANEL;
+  u32 own = smem_addr(s->k[0]), peer = in_peer(own), barriers = in_peer(smem_addr(s->full));
+  // turn moves an offset to the round's key: 4 rows on, swizzled accordingly.
+  auto turn = [&](u32 offset, int i) { return (offset ^ (round + i & 1) << 6) + (round + i) * 512; };
 
-  uint4 raw[16];              // [i][g]: of 128 codes g of key 4i+sub
-  float scales[4], ahead[4];  // scale c%4 of key 4i+sub
-  auto record = [&](i32 slot, int i) { return p.cache + (i64)slot * RECORD; };
-  auto load = [&](i32 slots, int i, int g) {
-    i32 slot = __shfl_sync(~0u, slots, 4 * i + sub);
-    raw[4 * i + g] = load16(record(slot, i) + g * 128 + c * 16, slot >= 0);
-  };
-  auto load_scale = [&](i32 slots, int i) {
-    i32 slot = __shfl_sync(~0u, slots, 4 * i + sub);
-    ahead[i] = slot >= 0 ? __ldg((const float*)(record(slot, i) + LATENT) + (c & 3)) : 0.0f;
-  };
+  uint4 raw[ROUNDS][4];  // this lane's codes of each 128 of its keys
+  float scales[ROUNDS];  // scale c%4 of its keys
+  auto record = [&](i32 slot) { return p.cache + (i64)max(slot, 0) * RECORD; };
+  auto of_round = [&](i32 slots, int i) { return __shfl_sync(~0u, slots, 4 * (round + i) + sub); };
 #pragma unroll
-  for (int i = 0; i < 4; i++) {
-    load_scale(keys.slot, i);
+  for (int i = 0; i < ROUNDS; i++) {
+    i32 slot = of_round(keys.slot, i);
 #pragma unroll
-    for (int g = 0; g < 4; g++) load(keys.slot, i, g);
+    for (int g = 0; g < 4; g++) raw[i][g] = load16(record(slot) + g * 128 + c * 16, slot >= 0);
+    scales[i] = slot >= 0 ? __ldg((const float*)(record(slot) + LATENT) + (c & 3)) : 0.0f;
   }
   for (i32 block = w.begin; block < w.end; block++) {
     i32 n = block - w.begin;
-    int buffer = n & 1;
+    u32 buffer = n & 1;
     u32 parity = (u32)(n >> 1 & 1) ^ 1;
-    u32 k = base + buffer * TILE;
+    // Opaque, or the compiler keeps (and spills) all addresses made from them.
+    asm volatile("" : "+r"(first), "+r"(rope), "+r"(own), "+r"(peer), "+r"(barriers), "+r"(sub));
+    u32 factors[ROUNDS];
+    bool large = false;
 #pragma unroll
-    for (int i = 0; i < 4; i++) scales[i] = ahead[i];
+    for (int i = 0; i < ROUNDS; i++) {
+      factors[i] = factors_of(scales[i]);
+      large |= scales[i] > 128.0f;
+    }
+    large = __any_sync(~0u, large);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
+      Target to = {own + buffer * TILE, peer + buffer * TILE, barriers + (2 * buffer + half) * (u32)sizeof(Barrier)};
       barrier_wait(&s->empty[buffer][half], parity);
-      if (half == 0) {
-        publish_mask(s, buffer, warp, lane, keys.slot);
-      } else {
+      if (half == 0) publish_mask(s, buffer, warp, lane, keys.slot);
+      uint4 ropes[ROUNDS];
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-          i32 slot = __shfl_sync(~0u, keys.slot, 4 * i + sub);
-          copy16(k + (rope ^ (i & 1) << 6) + i * 512, record(max(slot, 0), i) + LATENT + 16 + c * 16, slot >= 0);
-        }
-        cp_async_arrive(&s->full[buffer][1]);
+      for (int i = 0; i < ROUNDS; i++) {
+        i32 slot = of_round(keys.slot, i);
+        const u8* src = record(slot) + LATENT + 16 + c * 16;
+        if (half == 0) continue;
+        if (CLUSTER > 1)
+          ropes[i] = load16(src, slot >= 0);
+        else
+          copy16(to.own + turn(rope, i), src, slot >= 0);
       }
+      if (half == 1 && CLUSTER == 1) cp_async_arrive(&s->full[buffer][1]);
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
+      for (int i = 0; i < ROUNDS; i++) {
+        i32 next = of_round(keys.next, i);
+        const u8* src = record(next) + c * 16;
 #pragma unroll
         for (int g = 2 * half; g < 2 * half + 2; g++) {
-          float scale = __shfl_sync(~0u, scales[i], (lane & 24) | g);
-          uint4 v = raw[4 * i + g];
+          u32 pair = __shfl_sync(~0u, factors[i], (lane & 24) | g);
+          u32 factor = __byte_perm(pair, 0, 0x1010);
+          uint4 v = raw[i][g];
           if (c >= 4) v = make_uint4(v.z, v.w, v.x, v.y);
+          // The registers are free for the same codes of the next block.
+          raw[i][g] = load16(src + g * 128, next >= 0);
           u32 e[8] = {expand2<0>(v.x), expand2<1>(v.x), expand2<0>(v.y), expand2<1>(v.y),
                       expand2<0>(v.z), expand2<1>(v.z), expand2<0>(v.w), expand2<1>(v.w)};
-          // Scales over 2^7 times 2^120 are out of range: in two steps.
-          u32 power = power_bf16(fminf(scale, 128.0f) * __uint_as_float((127 + 120) << 23));
 #pragma unroll
-          for (int x = 0; x < 8; x++) e[x] = multiply_bf16(e[x], power);
-          if (__any_sync(~0u, scale > 128.0f)) {
-            power = power_bf16(fmaxf(scale * 0.0078125f, 1.0f));
+          for (int x = 0; x < 8; x++) e[x] = multiply_bf16(e[x], factor);
+          if (large) {
+            factor = __byte_perm(pair, 0, 0x3232);
 #pragma unroll
-            for (int x = 0; x < 8; x++) e[x] = multiply_bf16(e[x], power);
+            for (int x = 0; x < 8; x++) e[x] = multiply_bf16(e[x], factor);
           }
-          u32 dst = k + (first ^ (i & 1) << 6) + i * 512 + 2 * g * PANEL;
-          store16(dst, e[0], e[1], e[2], e[3]);
-          store16(dst ^ 16, e[4], e[5], e[6], e[7]);
-          // The registers are free for the same codes of the next block.
-          load(keys.next, i, g);
-          if (g == 0) load_scale(keys.next, i);
+          u32 at = turn(first, i) + 2 * g * PANEL;
+          to.store(at, e[0], e[1], e[2], e[3]);
+          to.store(at ^ 16, e[4], e[5], e[6], e[7]);
         }
+        if (half == 0) continue;
+        if (CLUSTER > 1) to.store(turn(rope, i), ropes[i].x, ropes[i].y, ropes[i].z, ropes[i].w);
+        scales[i] = next >= 0 ? __ldg((const float*)(record(next) + LATENT) + (c & 3)) : 0.0f;
       }
       fence_async();
       __syncwarp();
-      if (lane == 0) barrier_arrive(&s->full[buffer][half]);
+      if (lane == 0) {
+        if (CLUSTER > 1 && warp == 0)  // and what the peer writes
+          barrier_expect(&s->full[buffer][half], KEYS / CLUSTER * (half ? 5 : 4) * 128);
+        else
+          barrier_arrive(&s->full[buffer][half]);
+      }
     }
-    keys.step(p, w, block, lane_key);
+    keys.step(p, w, block);
   }
 }
 
 #else
 
 DEVICE void produce(const Params& p, const Work& w, Shared* s) {
-  int warp = warp_id() & 3, lane = lane_id(), sub = lane >> 3, c = lane & 7, lane_key = warp * 16 + (lane & 15);
+  int warp = warp_id() - 8, lane = lane_id(), sub = lane >> 3, c = lane & 7;
   Keys keys;
-  keys.start(p, w, lane_key);
+  keys.start(p, w, warp, lane);
   u32 base = smem_addr(s->k[0]);
-  u32 offset = (u32)((c ^ sub) << 4) + (u32)(warp * 16 + sub) * 128;
+  u32 offset = (u32)((c ^ sub) << 4) + (u32)(warp * WARP_KEYS + sub) * 128;
   for (i32 block = w.begin; block < w.end; block++) {
     i32 n = block - w.begin;
     int buffer = n & 1;
@@ -278,19 +353,18 @@ DEVICE void produce(const Params& p, const Work& w, Shared* s) {
       barrier_wait(&s->empty[buffer][half], parity);
       if (half == 0) publish_mask(s, buffer, warp, lane, keys.slot);
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
+      for (int i = 0; i < ROUNDS; i++) {
         i32 slot = __shfl_sync(~0u, keys.slot, 4 * i + sub);
         const u8* src = p.cache + (i64)max(slot, 0) * RECORD + c * 16;
         u32 dst = base + buffer * TILE + (offset ^ (i & 1) << 6) + i * 512;
 #pragma unroll
-        for (int panel = 4 * half; panel < (half ? 9 : 4); panel++) {
+        for (int panel = 4 * half; panel < (half ? 9 : 4); panel++)
           copy16(dst + panel * PANEL, src + panel * 128, slot >= 0);
-        }
       }
       cp_async_arrive(&s->full[buffer][half]);
       if (half == 0 && lane == 0) barrier_arrive(&s->full[buffer][0]);
     }
-    keys.step(p, w, block, lane_key);
+    keys.step(p, w, block);
   }
 }
 
@@ -325,29 +399,49 @@ DEVICE void issue_scores(float (&scores)[32], u64 q, u64 k) {
     }
 }
 
+// Output is a group's half of O: 64 rows of 256 columns.
+struct Output {
+  float part[PARTS][PART_COLUMNS / 2];
+  DEVICE void clear() {
+#pragma unroll
+    for (int x = 0; x < PARTS; x++)
+#pragma unroll
+      for (int i = 0; i < PART_COLUMNS / 2; i++) part[x][i] = 0.0f;
+  }
+  DEVICE void scale(float f0, float f1) {
+#pragma unroll
+    for (int x = 0; x < PARTS; x++)
+#pragma unroll
+      for (int i = 0; i < PART_COLUMNS / 2; i++) part[x][i] *= i & 2 ? f1 : f0;
+  }
+  DEVICE void keep() {
+#pragma unroll
+    for (int x = 0; x < PARTS; x++) wgmma_keep(part[x]);
+  }
+  // at returns columns 8i + 2(lane%4) and the next in row lane/4 + 8r of the warp's 16.
+  DEVICE float2 at(int i, int r) const {
+    constexpr int n = PART_COLUMNS / 8;
+    return make_float2(part[i / n][4 * (i % n) + 2 * r], part[i / n][4 * (i % n) + 2 * r + 1]);
+  }
+};
+
 // State is what a thread keeps for its rows lane/4 and lane/4+8 of its warp's 16.
 struct State {
   float max[2] = {NEG_INF, NEG_INF};  // scaled
   float sum[2] = {0.0f, 0.0f};        // of the group's own key blocks, of this thread's columns
 };
 
-DEVICE void rescale(float (&o)[128], float f0, float f1) {
-  if (__any_sync(~0u, f0 != 1.0f || f1 != 1.0f)) {
-#pragma unroll
-    for (int i = 0; i < 128; i += 4) {
-      o[i] *= f0;
-      o[i + 1] *= f0;
-      o[i + 2] *= f1;
-      o[i + 3] *= f1;
-    }
-  }
+DEVICE void rescale(Output& o, float f0, float f1) {
+  if (__any_sync(~0u, f0 != 1.0f || f1 != 1.0f)) o.scale(f0, f1);
 }
 
-// weigh turns scores into weights, as the fragments of P, and moves the
-// maximum. f returns the factors for what was summed before.
-DEVICE void weigh(float (&s)[32], u32 (&frag)[4][4], State& st, float (&f)[2], float scale, const u16* valid) {
+// weigh turns scores into weights, as the fragments of P. The maximum moves only
+// when a weight would exceed 2^LEAP, so that older sums are seldom rescaled; f
+// returns the factors for them.
+static constexpr float LEAP = 8.0f;
+
+DEVICE void weigh(float (&s)[32], u32 (&frag)[4][4], State& st, float (&f)[2], float scale, u64 mask) {
   int q = lane_id() & 3;
-  u64 mask = *(const u64*)valid;
   if (mask != ~0ull) {
     u64 own = mask >> (2 * q);
 #pragma unroll
@@ -363,7 +457,8 @@ DEVICE void weigh(float (&s)[32], u32 (&frag)[4][4], State& st, float (&f)[2], f
     for (int i = 0; i < 8; i++) top = fmaxf(top, fmaxf(s[4 * i + 2 * r], s[4 * i + 2 * r + 1]));
     top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
     top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
-    top = fmaxf(st.max[r], top * scale);
+    top *= scale;
+    if (!(top > st.max[r] + LEAP)) top = st.max[r];
     float base = top == NEG_INF ? 0.0f : top;
     f[r] = exp2_fast(st.max[r] - base);
     st.max[r] = top;
@@ -400,7 +495,7 @@ DEVICE void hand_over(Shared* s, const u32 (&frag)[4][4], const State& st, const
 }
 
 // take_over waits for the other group's P and applies its factors.
-DEVICE void take_over(Shared* s, float (&o)[128], State& st, int barrier) {
+DEVICE void take_over(Shared* s, Output& o, State& st, int barrier) {
   int warp = warp_id() & 3, row = warp * 16 + (lane_id() >> 2);
   named_sync(barrier + warp, 64);
   st.max[0] = s->max[row];
@@ -413,22 +508,43 @@ DEVICE void take_over(Shared* s, float (&o)[128], State& st, int barrier) {
 
 // issue_values queues O += P·V for the group's half of the columns, with P from
 // registers or from shared memory.
-DEVICE void issue_values(float (&o)[128], const u32 (&frag)[4][4], u64 v) {
+DEVICE void issue_values(Output& o, const u32 (&frag)[4][4], u64 v) {
+  o.keep();
+  wgmma_fence();
 #pragma unroll
-  for (int k = 0; k < 4; k++) wgmma_bf16_rs<1>(o, frag[k], desc_step(v, k * 2048), true);
+  for (int k = 0; k < 4; k++)
+#pragma unroll
+    for (int x = 0; x < PARTS; x++)
+      wgmma_bf16_rs<1>(o.part[x], frag[k], desc_step(v, k * 2048 + x * (PART_COLUMNS / 64) * PANEL), true);
+  wgmma_commit();
 }
-DEVICE void issue_values(float (&o)[128], u64 p, u64 v) {
+DEVICE void issue_values(Output& o, u64 p, u64 v) {
+  o.keep();
+  wgmma_fence();
 #pragma unroll
-  for (int k = 0; k < 4; k++) wgmma_bf16_ss<1>(o, desc_step(p, k * 32), desc_step(v, k * 2048), true);
+  for (int k = 0; k < 4; k++)
+#pragma unroll
+    for (int x = 0; x < PARTS; x++)
+      wgmma_bf16_ss<1>(o.part[x], desc_step(p, k * 32), desc_step(v, k * 2048 + x * (PART_COLUMNS / 64) * PANEL), true);
+  wgmma_commit();
+}
+DEVICE void finish_values(Output& o) {
+  wgmma_wait<0>();
+  o.keep();
 }
 
+// release gives half of a buffer back to the producers that fill it.
 DEVICE void release(Barrier* b) {
-  if (lane_id() == 0) barrier_arrive(b);
+  if (lane_id() != 0) return;
+  barrier_arrive(b);
+#if CLUSTER > 1
+  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(in_peer(smem_addr(b))) : "memory");
+#endif
 }
 
 // store writes the group's half of z (or of the split's part) and the lse.
 template <int GROUP>
-DEVICE void store(const Params& p, const Work& w, Shared* s, float (&o)[128], State& st) {
+DEVICE void store(const Params& p, const Work& w, Shared* s, Output& o, State& st) {
   int warp = warp_id() & 3, lane = lane_id();
   int row = warp * 16 + (lane >> 2);
 #pragma unroll
@@ -464,7 +580,7 @@ DEVICE void store(const Params& p, const Work& w, Shared* s, float (&o)[128], St
       float* dst = part + (row + 8 * r) * LATENT;
 #pragma unroll
       for (int i = 0; i < 32; i++)
-        *(float2*)(dst + 8 * i) = make_float2(o[4 * i + 2 * r] * inverse[r], o[4 * i + 2 * r + 1] * inverse[r]);
+        *(float2*)(dst + 8 * i) = make_float2(o.at(i, r).x * inverse[r], o.at(i, r).y * inverse[r]);
     }
     return;
   }
@@ -475,7 +591,7 @@ DEVICE void store(const Params& p, const Work& w, Shared* s, float (&o)[128], St
 #pragma unroll
     for (int r = 0; r < 2; r++)
       *(u32*)(panels + (i >> 3) * PANEL + swizzle128(row + 8 * r, (i & 7) * 16 + 4 * (lane & 3))) =
-          pack_bf16(o[4 * i + 2 * r] * inverse[r], o[4 * i + 2 * r + 1] * inverse[r]);
+          pack_bf16(o.at(i, r).x * inverse[r], o.at(i, r).y * inverse[r]);
   __syncwarp();
   bf16* z = p.z + at * LATENT + GROUP * 256;
 #pragma unroll
@@ -500,22 +616,17 @@ DEVICE void start_scores(Shared* s, float (&scores)[32], u64 q, u64 k, int buffe
 }
 
 // own_values adds the product of the group's own weights.
-DEVICE void own_values(float (&o)[128], const u32 (&frag)[4][4], const float (&f)[2], u64 v, Barrier* done) {
+DEVICE void own_values(Output& o, const u32 (&frag)[4][4], const float (&f)[2], u64 v, Barrier* done) {
   rescale(o, f[0], f[1]);
-  wgmma_keep(o);
-  wgmma_fence();
   issue_values(o, frag, v);
-  wgmma_commit();
-  wgmma_wait<0>();
-  wgmma_keep(o);
+  finish_values(o);
   release(done);
 }
 
 template <int GROUP>
 DEVICE void consume(const Params& p, const Work& w, Shared* s) {
-  float o[128];
-#pragma unroll
-  for (int i = 0; i < 128; i++) o[i] = 0.0f;
+  Output o;
+  o.clear();
   State st;
   float scores[32];
   u32 frag[4][4];
@@ -528,64 +639,58 @@ DEVICE void consume(const Params& p, const Work& w, Shared* s) {
   load_queries(p, w, s);
   for (i32 j = 0; j < n; j += 2) {
     u32 parity = (u32)(j >> 1 & 1);
+    bool odd = j + 1 < n;
     if (GROUP == 0) {
       start_scores(s, scores, q, k, 0, parity);
+      if (odd) named_arrive(QUEUED, 256);
       wgmma_wait<0>();
       wgmma_keep(scores);
       weigh(scores, frag, st, f, p.scale, s->valid[0]);
       hand_over(s, frag, st, f, P_READY);
       own_values(o, frag, f, own, &s->empty[0][0]);
-      if (j + 1 < n) {
+      if (odd) {
         take_over(s, o, st, P_READY + 4);
-        wgmma_keep(o);
-        wgmma_fence();
         issue_values(o, pd, other);
-        wgmma_commit();
-        wgmma_wait<0>();
-        wgmma_keep(o);
+        finish_values(o);
         release(&s->empty[1][0]);
       }
-    } else if (j + 1 < n) {
+    } else if (odd) {
+      // Behind the scores of group 0: together they would end together, and
+      // both groups do nothing but softmax.
+      named_sync(QUEUED, 256);
       start_scores(s, scores, q, k, 1, parity);
       wgmma_wait<0>();
       wgmma_keep(scores);
       take_over(s, o, st, P_READY);
-      wgmma_keep(o);
-      wgmma_fence();
       issue_values(o, pd, other);
-      wgmma_commit();
       weigh(scores, frag, st, f, p.scale, s->valid[1]);
-      wgmma_wait<0>();
-      wgmma_keep(o);
+      finish_values(o);
       release(&s->empty[0][1]);
       hand_over(s, frag, st, f, P_READY + 4);
       own_values(o, frag, f, own, &s->empty[1][1]);
     } else {
       take_over(s, o, st, P_READY);
-      wgmma_keep(o);
-      wgmma_fence();
       issue_values(o, pd, other);
-      wgmma_commit();
-      wgmma_wait<0>();
-      wgmma_keep(o);
+      finish_values(o);
     }
   }
   store<GROUP>(p, w, s, o, st);
 }
 
-KERNEL __launch_bounds__(384, 1) mla(const __grid_constant__ Params p) {
+KERNEL __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1) mla(const __grid_constant__ Params p) {
   extern __shared__ __align__(1024) u8 memory[];
   Shared* s = (Shared*)memory;
   Work w = work_of(p);
   if (threadIdx.x == 0) {
     for (int b = 0; b < 2; b++) {
-      barrier_init(&s->full[b][0], CACHE_F8 ? 4 : 132);
-      barrier_init(&s->full[b][1], CACHE_F8 ? 132 : 128);
-      for (int half = 0; half < 2; half++) barrier_init(&s->empty[b][half], 4);
+      // Warps arrive, and threads when what they copied is there.
+      barrier_init(&s->full[b][0], CACHE_F8 ? WARPS : WARPS + PRODUCERS);
+      barrier_init(&s->full[b][1], (CACHE_F8 ? WARPS : 0) + (CLUSTER == 1 ? PRODUCERS : 0));
+      for (int half = 0; half < 2; half++) barrier_init(&s->empty[b][half], 4 * CLUSTER);
     }
     barrier_init_done();
   }
-  __syncthreads();
+  cluster_sync();
   if (threadIdx.x >= 256) {
     register_dealloc<PRODUCER_REGISTERS>();
     produce(p, w, s);
@@ -596,4 +701,6 @@ KERNEL __launch_bounds__(384, 1) mla(const __grid_constant__ Params p) {
     else
       consume<1>(p, w, s);
   }
+  // The peer may still write here, or tell that it is done with a buffer.
+  if (CLUSTER > 1) cluster_sync();
 }
