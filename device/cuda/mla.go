@@ -77,7 +77,7 @@ const (
 	mlaBlock     = 64 // keys it takes at a time
 	mlaMaxSplits = 128
 	// mlaShared is sizeof(Shared): Q, two buffers of K, P, and what is small.
-	mlaShared = 3*9*8192 + 8192 + 1104
+	mlaShared = 3*9*8192 + 8192 + 1152
 )
 
 // mlaSplits returns into how many parts the keys of each row are divided, so
@@ -134,15 +134,11 @@ func (d *Device) mlaTiled(a *mlaArgs, splits int) {
 		p.part = d.scratch("MLA parts", int64(splits)*int64(items)*int64(4*a.cache.spec.Latent))
 		p.partLSE = d.scratch("MLA log-sum-exps of parts", int64(splits)*int64(items)*4)
 	}
-	groups := divUp(a.heads, mlaHeads)
 	unit, threads := "mla_bf16", 384
 	if a.cache.spec.Format == device.CacheF8 {
-		unit = "mla_f8"
-		if groups%2 == 0 {
-			unit, threads = "mla_f8_pair", 512
-		}
+		unit, threads = "mla_f8", 512 // more producers, which expand the records
 	}
-	grid := [3]uint32{uint32(rows * groups), uint32(splits), 1}
+	grid := [3]uint32{uint32(rows * divUp(a.heads, mlaHeads)), uint32(splits), 1}
 	launch(d, d.kernel(unit, "mla"), grid, block1(threads), mlaShared, &p)
 	if splits > 1 {
 		launchWith(d, &driver.Launch{

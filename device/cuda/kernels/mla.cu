@@ -19,17 +19,16 @@
 // blocks in order.)
 //
 // Records of bfloat16 are copied asynchronously; FP8 records are expanded by the
-// producers on the way. Expanding costs more than the products: with CLUSTER 2
-// the two blocks for 128 heads of a row expand half of each key block and write
-// it to both (as FlashMLA does).
+// producers, twice as many, on the way. (To share the work in a cluster of the
+// two blocks for 128 heads was slower: writes to the other block's shared memory
+// took longer than expanding twice.)
 //
 // Shared memory holds Q, K and P as panels of 64 rows of 128 bytes, swizzled:
 // K is the second operand of S = Q·Kᵀ as it stands and, read transposed, that
 // of O = P·V.
 //
-//latent:unit mla_bf16 hot CACHE_F8=0 CLUSTER=1
-//latent:unit mla_f8 hot CACHE_F8=1 CLUSTER=1
-//latent:unit mla_f8_pair hot CACHE_F8=1 CLUSTER=2
+//latent:unit mla_bf16 hot CACHE_F8=0
+//latent:unit mla_f8 hot CACHE_F8=1
 
 static constexpr int HEADS = 64;  // rows of a block's tile
 static constexpr int KEYS = 64;   // keys of a block
@@ -39,44 +38,16 @@ static constexpr u32 PANELS = WIDTH / 64;          // 8 latent panels, 1 of rope
 static constexpr u32 TILE = PANELS * PANEL;        // Q, or a buffer of K
 #if CACHE_F8
 static constexpr int RECORD = LATENT + 4 * (LATENT / 128) + 2 * ROPE;
-static constexpr int PRODUCERS = CLUSTER > 1 ? 256 : 128, PRODUCER_REGISTERS = CLUSTER > 1 ? 64 : 120, CONSUMER_REGISTERS = 192;
+static constexpr int PRODUCERS = 256, PRODUCER_REGISTERS = 64, CONSUMER_REGISTERS = 192;
 #else
 static constexpr int RECORD = 2 * WIDTH;
 static constexpr int PRODUCERS = 128, PRODUCER_REGISTERS = 72, CONSUMER_REGISTERS = 216;
-static_assert(CLUSTER == 1, "copies go to the block's own shared memory");
 #endif
 static constexpr int THREADS = 256 + PRODUCERS;
 // A group's 256 columns are the accumulators of one product or of two: with 512
 // threads the compiler allows an instruction no more than 128 registers.
 static constexpr int PARTS = THREADS > 384 ? 2 : 1, PART_COLUMNS = 256 / PARTS;
 static constexpr int WARPS = PRODUCERS / 32, WARP_KEYS = KEYS / WARPS;  // of producers; a warp gathers WARP_KEYS keys
-
-// ---- clusters: the two blocks for the heads of one row ----
-
-DEVICE u32 cluster_rank() {
-  u32 r = 0;
-#if CLUSTER > 1
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
-#endif
-  return r;
-}
-
-// in_peer is the other block's address of what stands at an address here.
-DEVICE u32 in_peer(u32 address) {
-  u32 r = address;
-#if CLUSTER > 1
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(address), "r"(cluster_rank() ^ 1));
-#endif
-  return r;
-}
-
-DEVICE void cluster_sync() {
-#if CLUSTER > 1
-  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
-#else
-  __syncthreads();
-#endif
-}
 
 struct Params {
   const bf16* qa;
@@ -94,6 +65,15 @@ struct Params {
   i32 identity;  // rows that see at most so many keys take them all
 };
 
+// Work is what a block does: key blocks [begin, end) of a query row.
+struct Work {
+  i32 row, head, split;  // row of qa, first head
+  i32 from, to;          // visible positions
+  const i32* sel;        // selected positions, or null: positions from `from` on
+  const i32* table;      // pages of the sequence
+  i32 begin, end;
+};
+
 // Shared is the dynamic shared memory.
 struct Shared {
   u8 q[TILE];
@@ -103,21 +83,13 @@ struct Shared {
   float factor[HEADS];  // what that block multiplies older sums with
   float sum[2][HEADS];
   u64 valid[2];  // bit i: key i of the buffer exists
+  Work work;
   Barrier full[2][2], empty[2][2];  // [buffer][columns 0..255 | 256..575]
 };
 
 // Named barriers: P of group 0 and of group 1, one for each pair of warps; all
 // consumers; group 0 has queued its scores.
 static constexpr int P_READY = 1, CONSUMERS = 9, QUEUED = 10;
-
-// Work is what a block does: key blocks [begin, end) of a query row.
-struct Work {
-  i32 row, head, split;  // row of qa, first head
-  i32 from, to;          // visible positions
-  const i32* sel;        // selected positions, or null: positions from `from` on
-  const i32* table;      // pages of the sequence
-  i32 begin, end;
-};
 
 DEVICE Work work_of(const Params& p) {
   Work w;
@@ -158,9 +130,9 @@ DEVICE i32 slot_of(const Work& w, i32 pos) {
 
 // The producers' warp w gathers keys WARP_KEYS·w + [0, WARP_KEYS) of a block; 8
 // lanes share a record, lanes 8s..8s+7 taking keys 4i+s of the warp's, in
-// rounds i. Blocks of a cluster divide the rounds. Lane l looks up the slot of
+// rounds i. Lane l looks up the slot of
 // the warp's key l, one block ahead, and its position two blocks ahead.
-static constexpr int ROUNDS = WARP_KEYS / 4 / CLUSTER;
+static constexpr int ROUNDS = WARP_KEYS / 4;
 
 struct Keys {
   i32 lane_key, slot, next, after;
@@ -193,12 +165,13 @@ DEVICE void copy16(u32 dst, const void* src, bool valid) {
 
 #if CACHE_F8
 
+template <int OFFSET>
 DEVICE uint4 load16(const u8* src, bool valid) {
   uint4 v = make_uint4(0, 0, 0, 0);
   if (valid)
-    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4 + %5];"
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(src));
+                 : "l"(src), "n"(OFFSET));
   return v;
 }
 
@@ -224,51 +197,51 @@ DEVICE u32 factors_of(float scale) {
   return low | (__float_as_uint(fmaxf(scale * 0.0078125f, 1.0f)) & 0xffff0000u);
 }
 
-// Target is where producers write: a buffer of this block and, in a cluster, of
-// its peer, whose barrier counts the bytes.
-struct Target {
-  u32 own, peer, barrier;
-  DEVICE void store(u32 at, u32 x, u32 y, u32 z, u32 w) const {
-    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(own + at), "r"(x), "r"(y), "r"(z), "r"(w) : "memory");
-#if CLUSTER > 1
-    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.u32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
-                     peer + at),
-                 "r"(x), "r"(y), "r"(z), "r"(w), "r"(barrier)
-                 : "memory");
-#endif
-  }
-};
+DEVICE void store16(u32 at, u32 x, u32 y, u32 z, u32 w) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(x), "r"(y), "r"(z), "r"(w) : "memory");
+}
 
 DEVICE void produce(const Params& p, const Work& w, Shared* s) {
-  int warp = warp_id() - 8, lane = lane_id(), sub = lane >> 3, c = lane & 7;
+  int warp = warp_id() - 8, lane = lane_id();
+  // Lane (q, h, c') has key 4i + 2(q%2)+h and part c = 4(q/2)+c' of it: of each 128
+  // codes 16, two chunks of 8 bf16 in panel c/4. So the 8 lanes that store at a
+  // time write every other chunk of an even and of an odd row, to all banks.
+  int sub = lane >> 2 & 3, c = lane & 3 | lane >> 2 & 4;
   Keys keys;
   keys.start(p, w, warp, lane);
-  // Of each 128 codes lane c takes 16: two chunks of 8 bf16 in panel c/4. The
-  // upper lanes store the second chunk first, to meet other banks.
-  u32 row = (u32)(warp * WARP_KEYS + sub) * 128, round = cluster_rank() * ROUNDS;
-  u32 first = (u32)(((2 * (c & 3) + (c >> 2)) ^ sub) << 4) + row + (u32)(c >> 2) * PANEL;
-  u32 rope = (u32)((c ^ sub) << 4) + row + 8 * PANEL;
-  u32 own = smem_addr(s->k[0]), peer = in_peer(own), barriers = in_peer(smem_addr(s->full));
-  // turn moves an offset to the round's key: 4 rows on, swizzled accordingly.
-  auto turn = [&](u32 offset, int i) { return (offset ^ (round + i & 1) << 6) + (round + i) * 512; };
+  u32 part = c * 16;
+  u32 row = smem_addr(s->k[0]) + (u32)(warp * WARP_KEYS + sub) * 128;
+  u32 first = row + (u32)((2 * (c & 3) ^ sub) << 4) + (u32)(c >> 2) * PANEL;
+  u32 rope = row + (u32)((c ^ sub) << 4) + 8 * PANEL;
 
   uint4 raw[ROUNDS][4];  // this lane's codes of each 128 of its keys
   float scales[ROUNDS];  // scale c%4 of its keys
-  auto record = [&](i32 slot) { return p.cache + (i64)max(slot, 0) * RECORD; };
-  auto of_round = [&](i32 slots, int i) { return __shfl_sync(~0u, slots, 4 * (round + i) + sub); };
+  // record returns the codes of this lane in the record, as an opaque pointer.
+  auto record = [&](i32 slot) {
+    const u8* at = p.cache + (i64)max(slot, 0) * RECORD + part;
+    asm volatile("" : "+l"(at));
+    return at;
+  };
+  auto scale_of = [&](const u8* at, bool valid) {
+    return valid ? __ldg((const float*)(at - part + LATENT + (part >> 2 & 12))) : 0.0f;
+  };
 #pragma unroll
   for (int i = 0; i < ROUNDS; i++) {
-    i32 slot = of_round(keys.slot, i);
-#pragma unroll
-    for (int g = 0; g < 4; g++) raw[i][g] = load16(record(slot) + g * 128 + c * 16, slot >= 0);
-    scales[i] = slot >= 0 ? __ldg((const float*)(record(slot) + LATENT) + (c & 3)) : 0.0f;
+    i32 slot = __shfl_sync(~0u, keys.slot, 4 * i + sub);
+    const u8* at = record(slot);
+    raw[i][0] = load16<0>(at, slot >= 0);
+    raw[i][1] = load16<128>(at, slot >= 0);
+    raw[i][2] = load16<256>(at, slot >= 0);
+    raw[i][3] = load16<384>(at, slot >= 0);
+    scales[i] = scale_of(at, slot >= 0);
   }
   for (i32 block = w.begin; block < w.end; block++) {
     i32 n = block - w.begin;
-    u32 buffer = n & 1;
+    int buffer = n & 1;
     u32 parity = (u32)(n >> 1 & 1) ^ 1;
+    u32 k = buffer * TILE;
     // Opaque, or the compiler keeps (and spills) all addresses made from them.
-    asm volatile("" : "+r"(first), "+r"(rope), "+r"(own), "+r"(peer), "+r"(barriers), "+r"(sub));
+    asm volatile("" : "+r"(first), "+r"(rope), "+r"(sub), "+r"(part));
     u32 factors[ROUNDS];
     bool large = false;
 #pragma unroll
@@ -279,33 +252,31 @@ DEVICE void produce(const Params& p, const Work& w, Shared* s) {
     large = __any_sync(~0u, large);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      Target to = {own + buffer * TILE, peer + buffer * TILE, barriers + (2 * buffer + half) * (u32)sizeof(Barrier)};
       barrier_wait(&s->empty[buffer][half], parity);
-      if (half == 0) publish_mask(s, buffer, warp, lane, keys.slot);
-      uint4 ropes[ROUNDS];
+      if (half == 0) {
+        publish_mask(s, buffer, warp, lane, keys.slot);
+      } else {
 #pragma unroll
-      for (int i = 0; i < ROUNDS; i++) {
-        i32 slot = of_round(keys.slot, i);
-        const u8* src = record(slot) + LATENT + 16 + c * 16;
-        if (half == 0) continue;
-        if (CLUSTER > 1)
-          ropes[i] = load16(src, slot >= 0);
-        else
-          copy16(to.own + turn(rope, i), src, slot >= 0);
+        for (int i = 0; i < ROUNDS; i++) {
+          i32 slot = __shfl_sync(~0u, keys.slot, 4 * i + sub);
+          copy16(k + (rope ^ (i & 1) << 6) + i * 512, record(slot) + LATENT + 16, slot >= 0);
+        }
+        cp_async_arrive(&s->full[buffer][1]);
       }
-      if (half == 1 && CLUSTER == 1) cp_async_arrive(&s->full[buffer][1]);
 #pragma unroll
       for (int i = 0; i < ROUNDS; i++) {
-        i32 next = of_round(keys.next, i);
-        const u8* src = record(next) + c * 16;
+        i32 next = __shfl_sync(~0u, keys.next, 4 * i + sub);
+        const u8* src = record(next);
 #pragma unroll
         for (int g = 2 * half; g < 2 * half + 2; g++) {
-          u32 pair = __shfl_sync(~0u, factors[i], (lane & 24) | g);
+          u32 pair = __shfl_sync(~0u, factors[i], sub << 2 | g);
           u32 factor = __byte_perm(pair, 0, 0x1010);
           uint4 v = raw[i][g];
-          if (c >= 4) v = make_uint4(v.z, v.w, v.x, v.y);
           // The registers are free for the same codes of the next block.
-          raw[i][g] = load16(src + g * 128, next >= 0);
+          if (g == 0) raw[i][g] = load16<0>(src, next >= 0);
+          if (g == 1) raw[i][g] = load16<128>(src, next >= 0);
+          if (g == 2) raw[i][g] = load16<256>(src, next >= 0);
+          if (g == 3) raw[i][g] = load16<384>(src, next >= 0);
           u32 e[8] = {expand2<0>(v.x), expand2<1>(v.x), expand2<0>(v.y), expand2<1>(v.y),
                       expand2<0>(v.z), expand2<1>(v.z), expand2<0>(v.w), expand2<1>(v.w)};
 #pragma unroll
@@ -315,22 +286,15 @@ DEVICE void produce(const Params& p, const Work& w, Shared* s) {
 #pragma unroll
             for (int x = 0; x < 8; x++) e[x] = multiply_bf16(e[x], factor);
           }
-          u32 at = turn(first, i) + 2 * g * PANEL;
-          to.store(at, e[0], e[1], e[2], e[3]);
-          to.store(at ^ 16, e[4], e[5], e[6], e[7]);
+          u32 at = k + (first ^ (i & 1) << 6) + i * 512 + 2 * g * PANEL;
+          store16(at, e[0], e[1], e[2], e[3]);
+          store16(at ^ 16, e[4], e[5], e[6], e[7]);
         }
-        if (half == 0) continue;
-        if (CLUSTER > 1) to.store(turn(rope, i), ropes[i].x, ropes[i].y, ropes[i].z, ropes[i].w);
-        scales[i] = next >= 0 ? __ldg((const float*)(record(next) + LATENT) + (c & 3)) : 0.0f;
+        if (half == 1) scales[i] = scale_of(src, next >= 0);
       }
       fence_async();
       __syncwarp();
-      if (lane == 0) {
-        if (CLUSTER > 1 && warp == 0)  // and what the peer writes
-          barrier_expect(&s->full[buffer][half], KEYS / CLUSTER * (half ? 5 : 4) * 128);
-        else
-          barrier_arrive(&s->full[buffer][half]);
-      }
+      if (lane == 0) barrier_arrive(&s->full[buffer][half]);
     }
     keys.step(p, w, block);
   }
@@ -435,11 +399,8 @@ DEVICE void rescale(Output& o, float f0, float f1) {
   if (__any_sync(~0u, f0 != 1.0f || f1 != 1.0f)) o.scale(f0, f1);
 }
 
-// weigh turns scores into weights, as the fragments of P. The maximum moves only
-// when a weight would exceed 2^LEAP, so that older sums are seldom rescaled; f
-// returns the factors for them.
-static constexpr float LEAP = 8.0f;
-
+// weigh turns scores into weights, as the fragments of P, and moves the
+// maximum. f returns the factors for what was summed before.
 DEVICE void weigh(float (&s)[32], u32 (&frag)[4][4], State& st, float (&f)[2], float scale, u64 mask) {
   int q = lane_id() & 3;
   if (mask != ~0ull) {
@@ -450,27 +411,32 @@ DEVICE void weigh(float (&s)[32], u32 (&frag)[4][4], State& st, float (&f)[2], f
       for (int b = 0; b < 2; b++)
         if (!(own >> (8 * i + b) & 1)) s[4 * i + b] = s[4 * i + 2 + b] = NEG_INF;
   }
+  float top[2] = {s[0], s[2]}, base[2];
+#pragma unroll
+  for (int i = 0; i < 8; i++)
+#pragma unroll
+    for (int r = 0; r < 2; r++) top[r] = fmaxf(top[r], fmaxf(s[4 * i + 2 * r], s[4 * i + 2 * r + 1]));
+#pragma unroll
+  for (int d = 1; d <= 2; d *= 2)
+#pragma unroll
+    for (int r = 0; r < 2; r++) top[r] = fmaxf(top[r], __shfl_xor_sync(~0u, top[r], d));
 #pragma unroll
   for (int r = 0; r < 2; r++) {
-    float top = s[2 * r];
+    top[r] = fmaxf(st.max[r], top[r] * scale);
+    base[r] = top[r] == NEG_INF ? 0.0f : top[r];
+    f[r] = exp2_fast(st.max[r] - base[r]);
+    st.max[r] = top[r];
+    st.sum[r] *= f[r];
+  }
 #pragma unroll
-    for (int i = 0; i < 8; i++) top = fmaxf(top, fmaxf(s[4 * i + 2 * r], s[4 * i + 2 * r + 1]));
-    top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
-    top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
-    top *= scale;
-    if (!(top > st.max[r] + LEAP)) top = st.max[r];
-    float base = top == NEG_INF ? 0.0f : top;
-    f[r] = exp2_fast(st.max[r] - base);
-    st.max[r] = top;
-    float sum = 0.0f;
+  for (int i = 0; i < 8; i++)
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-      float a = exp2_fast(fmaf(s[4 * i + 2 * r], scale, -base)), b = exp2_fast(fmaf(s[4 * i + 2 * r + 1], scale, -base));
-      sum += a + b;
+    for (int r = 0; r < 2; r++) {
+      float a = exp2_fast(fmaf(s[4 * i + 2 * r], scale, -base[r]));
+      float b = exp2_fast(fmaf(s[4 * i + 2 * r + 1], scale, -base[r]));
+      st.sum[r] += a + b;
       frag[i >> 1][2 * (i & 1) + r] = pack_bf16(a, b);
     }
-    st.sum[r] = st.sum[r] * f[r] + sum;
-  }
 }
 
 // hand_over writes P, the maximum and the factors for the other group.
@@ -533,13 +499,9 @@ DEVICE void finish_values(Output& o) {
   o.keep();
 }
 
-// release gives half of a buffer back to the producers that fill it.
+// release gives half of a buffer back to the producers.
 DEVICE void release(Barrier* b) {
-  if (lane_id() != 0) return;
-  barrier_arrive(b);
-#if CLUSTER > 1
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(in_peer(smem_addr(b))) : "memory");
-#endif
+  if (lane_id() == 0) barrier_arrive(b);
 }
 
 // store writes the group's half of z (or of the split's part) and the lse.
@@ -677,30 +639,29 @@ DEVICE void consume(const Params& p, const Work& w, Shared* s) {
   store<GROUP>(p, w, s, o, st);
 }
 
-KERNEL __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1) mla(const __grid_constant__ Params p) {
+KERNEL __launch_bounds__(THREADS, 1) mla(const __grid_constant__ Params p) {
   extern __shared__ __align__(1024) u8 memory[];
   Shared* s = (Shared*)memory;
-  Work w = work_of(p);
   if (threadIdx.x == 0) {
+    s->work = work_of(p);
     for (int b = 0; b < 2; b++) {
       // Warps arrive, and threads when what they copied is there.
       barrier_init(&s->full[b][0], CACHE_F8 ? WARPS : WARPS + PRODUCERS);
-      barrier_init(&s->full[b][1], (CACHE_F8 ? WARPS : 0) + (CLUSTER == 1 ? PRODUCERS : 0));
-      for (int half = 0; half < 2; half++) barrier_init(&s->empty[b][half], 4 * CLUSTER);
+      barrier_init(&s->full[b][1], (CACHE_F8 ? WARPS : 0) + PRODUCERS);
+      for (int half = 0; half < 2; half++) barrier_init(&s->empty[b][half], 4);
     }
     barrier_init_done();
   }
-  cluster_sync();
+  __syncthreads();
   if (threadIdx.x >= 256) {
     register_dealloc<PRODUCER_REGISTERS>();
-    produce(p, w, s);
+    produce(p, s->work, s);  // which saves registers
   } else {
     register_alloc<CONSUMER_REGISTERS>();
+    Work w = s->work;
     if (threadIdx.x < 128)
       consume<0>(p, w, s);
     else
       consume<1>(p, w, s);
   }
-  // The peer may still write here, or tell that it is done with a buffer.
-  if (CLUSTER > 1) cluster_sync();
 }
