@@ -102,6 +102,9 @@ func Open(opts Options) (_ *Device, err error) {
 	if err := d.products.init(d, opts.Search); err != nil {
 		return nil, err
 	}
+	if !d.products.blockScales && opts.Progress != nil {
+		opts.Progress("this cuBLASLt multiplies no FP8 blocks with scales (CUDA 12.9 or newer does): FP8 layers outside of experts take bfloat16, twice the memory")
+	}
 	return d, d.geometry.init(d)
 }
 

@@ -41,6 +41,38 @@ func loadTestKVB(t testing.TB, d *Device, rng *rand.Rand, heads, nope, value, la
 	return w.(*kvb), rounded
 }
 
+// TestExpandedRoom asks for memory for some keys and finds room for as many.
+func TestExpandedRoom(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range 2000 {
+		w := &kvb{heads: 1 + rng.IntN(5), nope: 1 + rng.IntN(130), value: 1 + rng.IntN(130), latent: 1 + rng.IntN(520)}
+		rope, keys := rng.IntN(65), rng.IntN(3000)
+		m := &memory{bytes: expandedLayout(w, rope, keys).bytes + int64(rng.IntN(2)*rng.IntN(100000))}
+		_, e, room := expanded("test", m, w, rope)
+		if room < keys || e.bytes > m.bytes || e != expandedLayout(w, rope, room) || expandedLayout(w, rope, room+1).bytes <= m.bytes {
+			t.Fatalf("%+v, rope %d: room for %d keys in %d bytes, asked for %d; layout %+v", w, rope, room, m.bytes, keys, e)
+		}
+	}
+}
+
+// TestConsecutive says which runs need no gathering.
+func TestConsecutive(t *testing.T) {
+	for _, x := range []struct {
+		runs  []device.Run
+		first int
+		ok    bool
+	}{
+		{[]device.Run{{Row: 7, Rows: 2}}, 7, true},
+		{[]device.Run{{Row: 2}, {Row: 7, Rows: 2}, {Row: 1}, {Row: 9, Rows: 1}}, 7, true},
+		{[]device.Run{{Row: 7, Rows: 2}, {Row: 10, Rows: 1}}, 0, false},
+		{[]device.Run{{Row: 7, Rows: 2}, {Row: 7, Rows: 2}}, 0, false},
+	} {
+		if first, ok := consecutive(x.runs); first != x.first || ok != x.ok {
+			t.Errorf("%+v: %d, %v", x.runs, first, ok)
+		}
+	}
+}
+
 // TestAbsorbReal checks absorption and its inverse at sizes of real models, for
 // rows that follow one another and rows that do not, at places drawn at random.
 func TestAbsorbReal(t *testing.T) {

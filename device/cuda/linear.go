@@ -18,9 +18,9 @@ func matmulType(t device.DType) driver.MatmulType {
 // Linear implements device.Device.
 //
 // Weights in bf16 go to cuBLASLt. With FP8 weights, src is rounded to e4m3 in
-// blocks of 128 columns; scaled blocks are multiplied by linear_small.cu up to
-// smallRows rows, else by cuBLASLt, which leaves rows beyond a multiple of 4 to
-// the former.
+// blocks of 128 columns; scaled blocks are multiplied by linear_small.cu if rows
+// are few, else by cuBLASLt, which leaves rows beyond a multiple of 4 to the
+// former.
 func (d *Device) Linear(dst, src device.Tensor, w device.Matrix, add bool) {
 	m, ok := w.(*matrix)
 	if !ok {
@@ -53,16 +53,19 @@ func beta(add bool) float32 {
 	return 0
 }
 
-const (
-	// smallRows is up to how many rows linear_small.cu is used.
-	smallRows = 64
-	// quantizedRows bounds the rows that are held rounded to e4m3.
-	quantizedRows = 8192
-)
+// quantizedRows bounds the rows that are held rounded to e4m3.
+const quantizedRows = 8192
+
+// takesSmall tells whether linear_small.cu is faster than cuBLASLt's scaled
+// products: that needs 15 µs for few outputs, however few the rows.
+func takesSmall(rows, outputs int) bool { return rows <= 64 || rows <= 128 && outputs <= 2048 }
 
 func (d *Device) linearF8(dst, src device.Tensor, m *matrix, add bool) {
+	if !aligned(ptr(src), ptr(dst)) {
+		panic(fmt.Sprintf("cuda: Linear: dst %s or src %s is not at a multiple of 16 bytes", shape(dst), shape(src)))
+	}
 	rows := 0
-	if src.Rows > smallRows {
+	if !takesSmall(src.Rows, m.out) {
 		rows = src.Rows / 4 * 4
 	}
 	for from := 0; from < rows; from += quantizedRows {
@@ -106,19 +109,23 @@ func (d *Device) linearBlocks(dst, src device.Tensor, m *matrix, add bool) {
 type smallKernel struct {
 	entry  string
 	rows   int // at most
-	groups int // of 64 outputs in a block
 	stages int
 	blocks int // on a multiprocessor
 }
 
 var smallKernels = []smallKernel{
-	{"linear_small_8", 8, 1, 12, 2}, {"linear_small_16", 16, 1, 10, 2}, {"linear_small_32", 32, 1, 8, 2},
-	{"linear_small_64", 64, 2, 4, 2}, {"linear_small_128", 128, 2, 6, 1},
+	{"linear_small_8", 8, 8, 3}, {"linear_small_16", 16, 7, 3}, {"linear_small_32", 32, 5, 3},
+	{"linear_small_64", 64, 4, 3}, {"linear_small_128", 128, 4, 2},
 }
+
+const (
+	smallOutputs = 64 // of a block
+	smallThreads = 160
+)
 
 // shared is the size of struct Shared.
 func (k *smallKernel) shared() int {
-	return roundUp(k.stages*((64*k.groups+k.rows)*128+4*k.rows+16), 1024)
+	return roundUp(k.stages*((smallOutputs+k.rows)*128+4*k.rows+16), 1024)
 }
 
 // split returns how many blocks, a cluster, share the columns of a weight: as
@@ -135,14 +142,14 @@ func (d *Device) linearSmall(dst, src device.Tensor, m *matrix, add bool) {
 		k = &smallKernels[i]
 	}
 	codes, scales := d.quantize(src, k.rows)
-	tiles := divUp(m.out, 64*k.groups)
+	tiles := divUp(m.out, smallOutputs)
 	split := uint32(k.split(tiles, m.in/128, d.info.Workers))
 	l := driver.Launch{
 		Function: d.kernel("linear_small", k.entry), Shared: uint32(k.shared()),
-		Grid: [3]uint32{uint32(tiles), split, 1}, Block: block1(128*k.groups + 32), Cluster: [3]uint32{1, split, 1}, Dependent: true,
+		Grid: [3]uint32{uint32(tiles), split, 1}, Block: block1(smallThreads), Cluster: [3]uint32{1, split, 1}, Dependent: true,
 	}
 	launchWith(d, &l, &linearSmallParams{
-		Weight: m.maps[k.groups-1], Src: d.codesMap(codes, src.Rows, m.in, k.rows),
+		Weight: m.tiles, Src: d.codesMap(codes, src.Rows, m.in, k.rows),
 		WeightScales: m.mem.addr + driver.Ptr(m.scales), SrcScales: scales, Dst: ptr(dst),
 		Rows: int32(src.Rows), Cols: int32(m.in), Outputs: int32(m.out), WeightPitch: int32(m.scalePitch()), SrcPitch: int32(k.rows),
 		F32: flag(dst.Type == device.F32), Add: flag(add),

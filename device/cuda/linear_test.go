@@ -250,6 +250,59 @@ func TestLoadMatrixDamaged(t *testing.T) {
 	}
 }
 
+// TestFitsF8 says which FP8 weights keep their codes.
+func TestFitsF8(t *testing.T) {
+	part := func(typ device.DType, rows, cols int) device.MatrixSource {
+		return device.MatrixSource{Type: typ, Rows: rows, Cols: cols}
+	}
+	for _, x := range []struct {
+		want  bool
+		parts []device.MatrixSource
+	}{
+		{true, []device.MatrixSource{part(device.F8E4M3, 576, 7168)}},
+		{true, []device.MatrixSource{part(device.F8E4M3, 2048, 7168), part(device.F8E4M3, 2048, 7168)}},
+		{true, []device.MatrixSource{part(device.F8E4M3, 1536, 128), part(device.F8E4M3, 576, 128)}},
+		{false, []device.MatrixSource{part(device.F8E4M3, 576, 128), part(device.F8E4M3, 1536, 128)}}, // blocks straddle
+		{false, []device.MatrixSource{part(device.F8E4M3, 128, 192)}},
+		{false, []device.MatrixSource{part(device.F8E4M3, 132, 128)}},
+		{false, []device.MatrixSource{part(device.F8E4M3, 128, 128), part(device.BF16, 128, 128)}},
+	} {
+		if got := fitsF8(x.parts); got != x.want {
+			t.Errorf("%v: %v", x.parts, got)
+		}
+	}
+}
+
+// TestPlansForgotten runs more shapes than are remembered.
+func TestPlansForgotten(t *testing.T) {
+	d := newTestDevice(t)
+	rng := rand.New(rand.NewPCG(29, 30))
+	w, err := d.LoadMatrix(device.BF16, randomWeight(rng, device.BF16, 8, 8))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const rows = maxPlans + 100
+	data, _ := encodeBF16(normals(rng, rows*8))
+	src, dst := newTensor(t, d, device.BF16, rows, 8, data), newTensor(t, d, device.F32, rows, 8, nil)
+	d.Linear(dst.Slice(0, 1), src.Slice(0, 1), w, false)
+	first := readTensor(t, d, dst.Slice(0, 1))
+	for n := 1; n <= rows; n++ {
+		d.Linear(dst.Slice(0, n), src.Slice(0, n), w, false)
+	}
+	d.Linear(dst.Slice(0, 1), src.Slice(0, 1), w, false)
+	if got := readTensor(t, d, dst.Slice(0, 1)); !slices.Equal(got, first) {
+		t.Errorf("a product whose plan was forgotten gives %v, at first %v", got, first)
+	}
+	if err := d.exec.Do(func() error {
+		if n := d.products.recent.Len(); n != maxPlans || len(d.products.plans) != n {
+			return fmt.Errorf("%d plans in the list and %d in the map, want %d", n, len(d.products.plans), maxPlans)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
 // gpuTime returns the microseconds that one of calls repetitions takes on the
 // device, in a captured graph, after everything has run once.
 func gpuTime(t testing.TB, d *Device, calls int, f func(i int)) float64 {
@@ -384,5 +437,35 @@ func benchmarkLinear(b *testing.B, d *Device, rng *rand.Rand, weights []device.M
 	}
 	if rows <= 128 && rows%4 == 0 {
 		part("cublaslt", func(w *matrix) { d.linearBlocks(dst, src, w, false) })
+	}
+}
+
+// BenchmarkLinearQueue measures what a product costs the host: calls, and the
+// executor behind them, for products that take the device less.
+func BenchmarkLinearQueue(b *testing.B) {
+	d := newTestDevice(b)
+	rng := rand.New(rand.NewPCG(27, 28))
+	for _, typ := range []device.DType{device.BF16, device.F8E4M3} {
+		for _, rows := range []int{4, 128} {
+			b.Run(fmt.Sprintf("%v/%d", typ, rows), func(b *testing.B) {
+				w, err := d.LoadMatrix(device.BF16, randomWeight(rng, typ, 128, 256))
+				if err != nil {
+					b.Fatal(err)
+				}
+				data, _ := encodeBF16(normals(rng, rows*256))
+				src, dst := newTensor(b, d, device.BF16, rows, 256, data), newTensor(b, d, device.BF16, rows, 128, nil)
+				d.Linear(dst, src, w, false)
+				if err := d.Sync(); err != nil { // the library loads its kernels when they are first used
+					b.Fatal(err)
+				}
+				b.ReportAllocs()
+				for b.Loop() {
+					d.Linear(dst, src, w, false)
+				}
+				if err := d.Sync(); err != nil {
+					b.Fatal(err)
+				}
+			})
+		}
 	}
 }

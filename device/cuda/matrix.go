@@ -25,8 +25,8 @@ type matrix struct {
 	limbs   int // 0 for e4m3
 
 	// Of e4m3 only.
-	scales int64               // where the scales begin
-	maps   [2]driver.TensorMap // for 64 and 128 outputs at a time
+	scales int64            // where the scales begin
+	tiles  driver.TensorMap // of smallOutputs rows
 }
 
 func (m *matrix) Rows() int    { return m.out }
@@ -79,11 +79,8 @@ func (d *Device) LoadMatrix(arithmetic device.DType, parts ...device.MatrixSourc
 		m.mem.Free()
 		return nil, err
 	}
-	for i := range m.maps {
-		if m.limbs > 0 {
-			break
-		}
-		if m.maps[i], err = d.f8Map(m.mem.addr, m.out, m.in, 64*(i+1)); err != nil {
+	if m.limbs == 0 {
+		if m.tiles, err = d.f8Map(m.mem.addr, m.out, m.in, smallOutputs); err != nil {
 			m.mem.Free()
 			return nil, fmt.Errorf("cuda: load %s: %w", parts[0].Name, err)
 		}

@@ -17,7 +17,7 @@ type routerParams struct {
 	_                          int32
 }
 
-// maxRouted is how many experts one warp holds, see kernels/route.cu.
+// maxRouted is how many one warp holds, see kernels/route.cu.
 const maxRouted = 512
 
 // Route implements device.Device for up to maxRouted experts.
@@ -50,9 +50,5 @@ func (d *Device) Route(ids, weights, logits, bias device.Tensor, router device.R
 		p.Bias = ptr(bias)
 	}
 	const warps = 4 // ROUTE_WARPS
-	kernel := "route_512"
-	if experts <= 256 {
-		kernel = "route_256"
-	}
-	launch(d, d.kernel("route", kernel), grid1(divUp(rows, warps)), block1(32*warps), 0, &p)
+	launch(d, d.kernel("route", "route"), grid1(divUp(rows, warps)), block1(32*warps), 0, &p)
 }

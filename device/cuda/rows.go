@@ -117,10 +117,8 @@ func (d *Device) RMSNorm(dst, src, weight device.Tensor, eps float32) {
 	}
 	warps := divUp(src.Cols, perWarp)
 	block := max(1, 8/warps)
-	threads := 32 * warps * block
 	p.Warps, p.Block = int32(warps), int32(block)
-	resident := d.info.Workers * max(1, 1024/threads)
-	launch(d, d.kernel("rows", "rms_norm"), grid1(min(resident, divUp(src.Rows, block))), block1(threads), 0, &p)
+	launch(d, d.kernel("rows", "rms_norm"), grid1(divUp(src.Rows, block)), block1(32*warps*block), 0, &p)
 }
 
 type swigluParams struct {

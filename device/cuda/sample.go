@@ -56,12 +56,12 @@ func (d *Device) Sample(ids, logits device.Tensor, draws []device.Draw) {
 	})
 	const (
 		parts = 8         // PARTS: blocks that share a row
-		room  = 192 << 10 // of shared memory for a part of the row
+		room  = 200 << 10 // of shared memory for a part of the row
 	)
 	shared := 4 * roundUp(divUp(logits.Cols, parts), 32)
 	p.Cached = 1
 	if shared > room {
 		shared, p.Cached = 0, 0
 	}
-	launch(d, d.kernel("sample", "sample"), grid1(parts*len(draws)), block1(512), shared, &p)
+	launch(d, d.kernel("sample", "sample"), grid1(parts*len(draws)), block1(1024), shared, &p)
 }

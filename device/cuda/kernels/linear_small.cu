@@ -9,25 +9,27 @@
 // distributed shared memory. The kernel is launched dependent on the one that
 // rounds src: it fills its stages with weights before it waits for that.
 //
-// One warp group multiplies 64 outputs, one thread of a last warp loads.
+// One warp group multiplies 64 outputs, one thread of a further warp loads.
 //
 //latent:unit linear_small hot
 
 struct LinearSmall {
-  TensorMap weight;            // e4m3 {cols, outputs}, box {128, 64·GROUPS}
+  TensorMap weight;            // e4m3 {cols, outputs}, box {128, 64}
   TensorMap src;               // e4m3 {cols, rows}, box {128, N}
   const float* weight_scales;  // [ceil(outputs/128)][weight_pitch], one for each 128 columns
   const float* src_scales;     // [cols/128][src_pitch]
-  void* dst;                   // [rows, outputs], float if f32, else bf16
-  i32 rows, cols, outputs;
+  void* dst;                   // [rows, outputs], float if f32, else bf16; 16-byte aligned
+  i32 rows, cols, outputs;     // outputs a multiple of 8
   i32 weight_pitch, src_pitch;  // the latter a multiple of 4, at least N
   i32 f32;
   i32 add;  // to what dst holds
 };
 
-template <int N, int GROUPS, int STAGES>
+static constexpr int OUTPUTS = 64;  // of a block
+static constexpr int CONSUMERS = 128;
+
+template <int N, int STAGES>
 struct alignas(1024) Shared {
-  static constexpr int OUTPUTS = 64 * GROUPS;
   // Sums are stored by output within a row; the pitch spreads rows over banks.
   static constexpr int PITCH = OUTPUTS + 4;
   union {
@@ -43,21 +45,21 @@ struct alignas(1024) Shared {
 
 // ---- loads ----
 
-template <int N, int GROUPS, int STAGES>
-DEVICE void load_weight(const LinearSmall& p, Shared<N, GROUPS, STAGES>& s, int stage, int block) {
+template <int N, int STAGES>
+DEVICE void load_weight(const LinearSmall& p, Shared<N, STAGES>& s, int stage, int block) {
   barrier_expect(&s.full[stage], sizeof(s.weight[0]) + sizeof(s.src[0]) + sizeof(s.scales[0]));
-  tma_load_2d(s.weight[stage], &p.weight, &s.full[stage], block * 128, blockIdx.x * s.OUTPUTS, EVICT_FIRST);
+  tma_load_2d(s.weight[stage], &p.weight, &s.full[stage], block * 128, blockIdx.x * OUTPUTS, EVICT_FIRST);
 }
 
-template <int N, int GROUPS, int STAGES>
-DEVICE void load_src(const LinearSmall& p, Shared<N, GROUPS, STAGES>& s, int stage, int block) {
+template <int N, int STAGES>
+DEVICE void load_src(const LinearSmall& p, Shared<N, STAGES>& s, int stage, int block) {
   tma_load_2d(s.src[stage], &p.src, &s.full[stage], block * 128, 0);
   bulk_load(s.scales[stage], p.src_scales + (i64)block * p.src_pitch, sizeof(s.scales[0]), &s.full[stage]);
 }
 
 // load brings blocks [from, to) of 128 columns, as stages become free.
-template <int N, int GROUPS, int STAGES>
-DEVICE void load(const LinearSmall& p, Shared<N, GROUPS, STAGES>& s, int from, int to) {
+template <int N, int STAGES>
+DEVICE void load(const LinearSmall& p, Shared<N, STAGES>& s, int from, int to) {
   prefetch_map(&p.weight);
   prefetch_map(&p.src);
   int n = to - from, first = min(n, STAGES);
@@ -77,10 +79,10 @@ DEVICE void load(const LinearSmall& p, Shared<N, GROUPS, STAGES>& s, int from, i
 // multiply sums 64 outputs by N rows over blocks [from, to). Tensor cores keep
 // too few bits to add all columns: every block goes to float registers, where
 // the scales are applied.
-template <int N, int GROUPS, int STAGES>
-DEVICE void multiply(float (&sum)[N / 2], const LinearSmall& p, Shared<N, GROUPS, STAGES>& s, int from, int to) {
-  int group = warp_id() / 4, lane = lane_id();
-  const float* weight_scales = p.weight_scales + (i64)(blockIdx.x * s.OUTPUTS / 128) * p.weight_pitch;
+template <int N, int STAGES>
+DEVICE void multiply(float (&sum)[N / 2], const LinearSmall& p, Shared<N, STAGES>& s, int from, int to) {
+  int lane = lane_id();
+  const float* weight_scales = p.weight_scales + (i64)(blockIdx.x * OUTPUTS / 128) * p.weight_pitch;
   float next = __ldg(weight_scales + from);
 #pragma unroll
   for (int i = 0; i < N / 2; i++) sum[i] = 0.0f;
@@ -89,7 +91,7 @@ DEVICE void multiply(float (&sum)[N / 2], const LinearSmall& p, Shared<N, GROUPS
     float scale = next;
     next = __ldg(weight_scales + min(from + i + 1, to - 1));
     barrier_wait(&s.full[stage], i / STAGES & 1);
-    u64 a = smem_desc(s.weight[stage] + group * 64 * 128), b = smem_desc(s.src[stage]);
+    u64 a = smem_desc(s.weight[stage]), b = smem_desc(s.src[stage]);
     float d[N / 2];
     wgmma_fence();
 #pragma unroll
@@ -118,31 +120,43 @@ DEVICE void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
-DEVICE float read_cluster(const float* p, u32 rank) {
+DEVICE float4 read_cluster(const float* p, u32 rank) {
   u32 address;
-  float v;
+  float4 v;
   asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(smem_addr(p)), "r"(rank));
-  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(address) : "memory");
+  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "r"(address)
+               : "memory");
   return v;
 }
 
-DEVICE void store(const LinearSmall& p, int row, int output, float v) {
+DEVICE void add_to(float4& sum, const float4& v) {
+  sum.x += v.x;
+  sum.y += v.y;
+  sum.z += v.z;
+  sum.w += v.w;
+}
+
+// store writes four outputs.
+DEVICE void store(const LinearSmall& p, int row, int output, float4 v) {
   i64 at = (i64)row * p.outputs + output;
   if (p.f32) {
-    float* dst = (float*)p.dst + at;
-    *dst = p.add ? *dst + v : v;
+    float4* dst = (float4*)((float*)p.dst + at);
+    if (p.add) add_to(v, *dst);
+    *dst = v;
   } else {
-    bf16* dst = (bf16*)p.dst + at;
-    *dst = float_bf16(p.add ? bf16_float(*dst) + v : v);
+    uint2* dst = (uint2*)((bf16*)p.dst + at);
+    if (p.add) add_to(v, make_float4(bf16_lo(dst->x), bf16_hi(dst->x), bf16_lo(dst->y), bf16_hi(dst->y)));
+    *dst = make_uint2(pack_bf16(v.x, v.y), pack_bf16(v.z, v.w));
   }
 }
 
-// Grid (ceil(outputs/(64·GROUPS)), split) of clusters (1, split), split up to 8.
-template <int N, int GROUPS, int STAGES>
+// Grid (ceil(outputs/64), split) of clusters (1, split), split up to 8.
+template <int N, int STAGES>
 DEVICE void linear_small(const LinearSmall& p) {
-  using S = Shared<N, GROUPS, STAGES>;
-  static_assert(sizeof(S) <= 232448 && sizeof(S::sums) <= STAGES * (S::OUTPUTS + N) * 128, "shared memory");
-  static constexpr int CONSUMERS = 128 * GROUPS;
+  using S = Shared<N, STAGES>;
+  static_assert(sizeof(S) <= 232448 && sizeof(S::sums) <= STAGES * (OUTPUTS + N) * 128, "shared memory");
   extern __shared__ __align__(1024) u8 memory[];
   S& s = *reinterpret_cast<S*>(memory);
   if (threadIdx.x == 0) {
@@ -171,23 +185,24 @@ DEVICE void linear_small(const LinearSmall& p) {
   }
   grid_wait();  // before dst, for threads that loaded nothing
   cluster_sync();
-  for (int e = rank * blockDim.x + threadIdx.x; e < p.rows * S::OUTPUTS; e += split * blockDim.x) {
-    int row = e / S::OUTPUTS, output = e % S::OUTPUTS;
-    if (blockIdx.x * S::OUTPUTS + output >= p.outputs) continue;
+  static constexpr int FOURS = OUTPUTS / 4;
+  for (int e = rank * blockDim.x + threadIdx.x; e < p.rows * FOURS; e += split * blockDim.x) {
+    int row = e / FOURS, output = e % FOURS * 4;
+    if (blockIdx.x * OUTPUTS + output >= p.outputs) continue;
     const float* sum = &s.sums[row * S::PITCH + output];
-    float parts[8], v = 0.0f;
+    float4 parts[8], v = make_float4(0, 0, 0, 0);
 #pragma unroll
-    for (int r = 0; r < 8; r++) parts[r] = r < split ? read_cluster(sum, r) : 0.0f;
+    for (int r = 0; r < 8; r++) parts[r] = r < split ? read_cluster(sum, r) : make_float4(0, 0, 0, 0);
 #pragma unroll
-    for (int r = 0; r < 8; r++) v += parts[r];
-    store(p, row, blockIdx.x * S::OUTPUTS + output, v);
+    for (int r = 0; r < 8; r++) add_to(v, parts[r]);
+    store(p, row, blockIdx.x * OUTPUTS + output, v);
   }
   cluster_sync();  // no block ends while another reads its sums
 }
 
-// By rows at most. Up to 64 rows two blocks share a multiprocessor.
-KERNEL __launch_bounds__(160, 2) linear_small_8(const __grid_constant__ LinearSmall p) { linear_small<8, 1, 12>(p); }
-KERNEL __launch_bounds__(160, 2) linear_small_16(const __grid_constant__ LinearSmall p) { linear_small<16, 1, 10>(p); }
-KERNEL __launch_bounds__(160, 2) linear_small_32(const __grid_constant__ LinearSmall p) { linear_small<32, 1, 8>(p); }
-KERNEL __launch_bounds__(288, 2) linear_small_64(const __grid_constant__ LinearSmall p) { linear_small<64, 2, 4>(p); }
-KERNEL __launch_bounds__(288, 1) linear_small_128(const __grid_constant__ LinearSmall p) { linear_small<128, 2, 6>(p); }
+// By rows at most. Up to 64 rows three blocks share a multiprocessor, else two.
+KERNEL __launch_bounds__(160, 3) linear_small_8(const __grid_constant__ LinearSmall p) { linear_small<8, 8>(p); }
+KERNEL __launch_bounds__(160, 3) linear_small_16(const __grid_constant__ LinearSmall p) { linear_small<16, 7>(p); }
+KERNEL __launch_bounds__(160, 3) linear_small_32(const __grid_constant__ LinearSmall p) { linear_small<32, 5>(p); }
+KERNEL __launch_bounds__(160, 3) linear_small_64(const __grid_constant__ LinearSmall p) { linear_small<64, 4>(p); }
+KERNEL __launch_bounds__(160, 2) linear_small_128(const __grid_constant__ LinearSmall p) { linear_small<128, 4>(p); }

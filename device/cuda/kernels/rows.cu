@@ -97,51 +97,44 @@ struct RMSNorm {
 };
 
 // rms_norm takes rows of up to 512·warps elements, a multiple of 8; a thread
-// holds its part of the weight in registers, of the row, and of the next row of
-// the block, which it reads ahead. How sums are formed depends on cols alone, not
-// on the number of rows.
+// holds its part of the row and of the weight in registers. How sums are
+// formed depends on cols alone, not on the number of rows.
 KERNEL rms_norm(const RMSNorm p) {
-  __shared__ float sums[2][32];
-  int lane = lane_id(), warp = warp_id(), group = warp / p.warps, t = threadIdx.x - group * p.warps * WARP;
-  i32 cols[2] = {t * 8, (t + p.warps * WARP) * 8};
+  __shared__ float sums[32];
+  int warp = warp_id(), group = warp / p.warps, t = threadIdx.x - group * p.warps * WARP;
+  i32 row = blockIdx.x * p.block + group;
+  bool live = row < p.rows;
   float w[2][8];
 #pragma unroll
   for (int v = 0; v < 2; v++) {
-    if (cols[v] < p.cols) load8(w[v], p.weight + cols[v]);
+    i32 col = (t + v * p.warps * WARP) * 8;
+    if (col < p.cols) load8(w[v], p.weight + col);
   }
   grid_wait();
-  uint4 ahead[2] = {};
-  auto read = [&](i32 row) {
+  float x[2][8], sum = 0;
 #pragma unroll
-    for (int v = 0; v < 2; v++) {
-      if (row < p.rows && cols[v] < p.cols) ahead[v] = load8_bits(p.src + (i64)row * p.cols + cols[v]);
-    }
-  };
-  i32 first = blockIdx.x * p.block, turn = 0;
-  read(first + group);
-  for (; first < p.rows; first += gridDim.x * p.block, turn ^= 1) {
-    i32 row = first + group;
-    float x[2][8], sum = 0;
-#pragma unroll
-    for (int v = 0; v < 2; v++) {  // beyond the row are zeros
-      unpack8(x[v], ahead[v]);
+  for (int v = 0; v < 2; v++) {
+    i32 col = (t + v * p.warps * WARP) * 8;
+    if (live && col < p.cols) {
+      load8(x[v], p.src + (i64)row * p.cols + col);
 #pragma unroll
       for (int i = 0; i < 8; i++) sum += x[v][i] * x[v][i];
     }
-    read(row + gridDim.x * p.block);
-    sum = warp_sum(sum);
-    if (p.warps > 1) {
-      if (lane == 0) sums[turn][warp] = sum;
-      __syncthreads();
-      sum = warp_sum(lane < p.warps ? sums[turn][group * p.warps + lane] : 0);
-    }
-    float scale = inverse_root(sum / p.cols + p.eps);
+  }
+  sum = warp_sum(sum);
+  if (p.warps > 1) {
+    if (lane_id() == 0) sums[warp] = sum;
+    __syncthreads();
+    sum = warp_sum(lane_id() < p.warps ? sums[group * p.warps + lane_id()] : 0);
+  }
+  float scale = inverse_root(sum / p.cols + p.eps);
 #pragma unroll
-    for (int v = 0; v < 2; v++) {
-      if (row >= p.rows || cols[v] >= p.cols) continue;
+  for (int v = 0; v < 2; v++) {
+    i32 col = (t + v * p.warps * WARP) * 8;
+    if (live && col < p.cols) {
 #pragma unroll
       for (int i = 0; i < 8; i++) x[v][i] *= scale * w[v][i];
-      store8(p.dst + (i64)row * p.cols + cols[v], x[v]);
+      store8(p.dst + (i64)row * p.cols + col, x[v]);
     }
   }
 }

@@ -5,18 +5,16 @@
 //
 // A cluster of 8 blocks takes a row, each an eighth that it keeps in shared
 // memory. A set of kept tokens is a prefix of the tokens ordered by falling
-// logit, then rising id, and is described by its last member (Cut). A histogram
-// over the distance from the largest logit finds the bucket in which a prefix
-// ends; the tokens of the bucket are put in order, or if they are many, split
-// further by the bits of their logits. Probabilities are integers, multiples of
-// 2^-44 of that of the most likely token: their sums do not depend on the order.
+// logit, then rising id, and is described by its last member (Cut); cuts are
+// found by histograms of the logits' bits, digit by digit. Probabilities are
+// integers, multiples of 2^-44 of that of the most likely token: their sums do
+// not depend on the order.
 //
 //latent:unit sample
 
 static constexpr int PARTS = 8;  // blocks of a cluster
-static constexpr int THREADS = 512, WARPS = THREADS / WARP;
+static constexpr int THREADS = 1024, WARPS = THREADS / WARP;
 static constexpr int BINS = 2048;
-static constexpr int SHORT = 1024;  // tokens that are put in order
 static constexpr float UNIT = 17592186044416.0f;  // 2^44
 static constexpr i32 LAST = 0x7fffffff;
 
@@ -90,18 +88,10 @@ DEVICE Cut everything() { return {0, LAST}; }
 // ---- a row ----
 
 struct Shared {
-  union {
-    struct {
-      u32 lo[BINS], hi[BINS];  // histogram
-    };
-    struct {
-      u64 own[SHORT], all[SHORT];  // tokens of this block, of all blocks, as key << 32 | ~id
-    };
-  };
+  u32 lo[BINS], hi[BINS];  // histogram
   u64 sums[WARPS];
   u64 total;      // of this block, for the others
-  u64 found[2];   // of a histogram: bin, sum before it; of a list: the token
-  u32 length;     // of own
+  u64 found[2];   // of a histogram: bin, sum before it
   i32 id;         // that locate found, -1 in the other blocks
   float exp2_steps[64];
 };
@@ -163,25 +153,18 @@ struct Part {
   // target_of(total) is the target of a first histogram.
   template <class F>
   DEVICE u32 find_bin(u64& target, F target_of) {
-    constexpr int EACH = BINS / THREADS;
     cluster_sync();
-    u64 v[EACH] = {}, sum = 0, total;
-#pragma unroll
-    for (int b = 0; b < EACH; b++) {
-      u32 bin = threadIdx.x * EACH + b;
-#pragma unroll
+    u64 v[2] = {0, 0}, total;
+    for (int b = 0; b < 2; b++) {
+      u32 bin = threadIdx.x * 2 + b;
       for (u32 r = 0; r < PARTS; r++) v[b] += (u64)peer(sh.hi + bin, r) << 32 | peer(sh.lo + bin, r);
-      sum += v[b];
     }
-    u64 from = block_scan(sum, total) - sum;
+    u64 to = block_scan(v[0] + v[1], total), from = to - v[0] - v[1];
     target = target_of(total);
-#pragma unroll
-    for (int b = 0; b < EACH; b++) {
-      if (from < target && target <= from + v[b]) {
-        sh.found[0] = threadIdx.x * EACH + b;
-        sh.found[1] = from;
-      }
-      from += v[b];
+    if (from < target && target <= to) {
+      bool second = from + v[0] < target;
+      sh.found[0] = threadIdx.x * 2 + second;
+      sh.found[1] = second ? from + v[0] : from;
     }
     cluster_sync();  // also: nobody reads the histograms any more
     target -= sh.found[1];
@@ -204,68 +187,6 @@ struct Part {
       if (kept.keeps(order_key(logit), from + i)) add(bucket(logit), measure(logit));
     }
     u32 first = find_bin(target, target_of);
-    u32 n = list_bucket(kept, first);
-    return n <= SHORT ? select_listed(n, measure, target) : select_digits(kept, first, measure, target);
-  }
-
-  // list_bucket leaves the kept tokens of a bucket in the own lists of the
-  // blocks, and returns how many they are together.
-  DEVICE u32 list_bucket(Cut kept, u32 b) {
-    if (threadIdx.x == 0) sh.length = 0;
-    __syncthreads();
-    for (i32 i = threadIdx.x; i < count; i += THREADS) {
-      float logit = x[i];
-      u32 key = order_key(logit);
-      if (bucket(logit) != b || !kept.keeps(key, from + i)) continue;
-      u32 at = atomicAdd(&sh.length, 1u);
-      if (at < SHORT) sh.own[at] = (u64)key << 32 | ~(u32)(from + i);
-    }
-    cluster_sync();
-    u32 n = 0;
-    for (u32 r = 0; r < PARTS; r++) n += peer(&sh.length, r);
-    return n;
-  }
-
-  // select_listed finds the cut among the n tokens of the lists, at most SHORT.
-  template <class M>
-  DEVICE Cut select_listed(u32 n, M measure, u64 target) {
-    constexpr int EACH = SHORT / THREADS;
-    u32 begin = 0;
-    for (u32 r = 0; r < PARTS; r++) {
-      u32 length = peer(&sh.length, r);
-      for (u32 i = threadIdx.x; i < length; i += THREADS) sh.all[begin + i] = peer(sh.own + i, r);
-      begin += length;
-    }
-    cluster_sync();  // all have read the others' lists
-    for (u32 i = threadIdx.x; i < n; i += THREADS) {
-      u64 mine = sh.all[i];
-      u32 rank = 0;
-#pragma unroll 4
-      for (u32 j = 0; j < n; j++) rank += sh.all[j] > mine;
-      sh.own[rank] = mine;
-    }
-    __syncthreads();
-    u64 token[EACH], v[EACH], sum = 0, total;
-#pragma unroll
-    for (int e = 0; e < EACH; e++) {
-      u32 i = threadIdx.x * EACH + e;
-      token[e] = i < n ? sh.own[i] : 0;
-      v[e] = i < n ? measure(key_float((u32)(token[e] >> 32))) : 0;
-      sum += v[e];
-    }
-    u64 from = block_scan(sum, total) - sum;
-#pragma unroll
-    for (int e = 0; e < EACH; e++) {
-      if (from < target && target <= from + v[e]) sh.found[0] = token[e];
-      from += v[e];
-    }
-    __syncthreads();
-    return {(u32)(sh.found[0] >> 32), (i32)~(u32)sh.found[0]};
-  }
-
-  // select_digits finds the cut in bucket first by three digits of the keys.
-  template <class M>
-  DEVICE Cut select_digits(Cut kept, u32 first, M measure, u64 target) {
     u32 prefix = 0;
     for (int shift = 21, bits = 11; shift >= 0; bits = shift == 10 ? 10 : 11, shift -= bits) {
       clear_bins();
@@ -385,7 +306,7 @@ DEVICE u64 read_row(Part& part, const Sample& p, i32 vocabulary, float* kept, bo
 
 // sample chooses a token; -1 where package sample reports an error: a NaN, +inf,
 // or no finite logit.
-KERNEL __cluster_dims__(PARTS, 1, 1) __launch_bounds__(THREADS, 2) sample(const Sample p) {
+KERNEL __cluster_dims__(PARTS, 1, 1) __launch_bounds__(THREADS) sample(const Sample p) {
   extern __shared__ float kept_logits[];
   __shared__ Shared shared;
   if (threadIdx.x < 64) shared.exp2_steps[threadIdx.x] = (float)exp2(threadIdx.x / 64.0);
