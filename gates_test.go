@@ -23,6 +23,7 @@ import (
 // every length, with enough questions each. It takes some minutes.
 var (
 	fullGates   = flag.Bool("gates", false, "run the accuracy gates of the demo model in full")
+	gatesModel  = flag.String("gates-model", "", "the folder of the demo model, if not the embedded one")
 	gatesDevice = flag.String("gates-device", "cpu", "the device to run them on: cpu or cuda")
 )
 
@@ -44,7 +45,7 @@ func TestAccuracyGates(t *testing.T) {
 				continue
 			}
 			t.Run(policy+"/"+format, func(t *testing.T) {
-				c := serveDemo(t, latent.Options{AttentionPolicy: policy, KVCacheDType: format, Calibration: "builtin", Device: *gatesDevice})
+				c := serveDemo(t, latent.Options{AttentionPolicy: policy, KVCacheDType: format, Calibration: "builtin", Device: *gatesDevice, Model: *gatesModel})
 				lengths, texts, sums := []int{256, 2048}, 1, 20
 				if *fullGates {
 					lengths, texts, sums = []int{256, 512, 1024, 2048}, 8, 200
