@@ -35,7 +35,7 @@ const (
 // inputs. Beyond, they are computed and summed in pieces of columns.
 const moeSlack = 64 << 20
 
-// moeLayout is the scratch memory of a call, in bytes from its start. Per pair
+// moeLayout is the scratch memory of a call, in bytes from its start. Per row
 // it takes about hidden + 1.03·inner bytes in e4m3, twice that in bf16, and 4 for
 // its place: 9.5 KB at hidden 7168 and inner 2048, 76 KB for a token with 8
 // experts.
@@ -43,12 +43,12 @@ type moeLayout struct {
 	place       int64 // i32 [pairs]
 	count       int64 // i32, the number of tiles
 	tiles       int64 // int4 [tiles]
-	rows        int64 // [pairs, hidden] inputs, then bf16 [pairs, columns] results
-	rowScales   int64 // f32 [hidden/128, scalePitch]
-	inner       int64 // [pairs, inner]
-	innerScales int64 // f32 [inner/128, scalePitch]
+	inputs      int64 // [rows, hidden], then bf16 [rows, columns] of results
+	inputScales int64 // f32 [hidden/128, rows]
+	inner       int64 // [rows, inner]
+	innerScales int64 // f32 [inner/128, rows]
 	bytes       int64
-	scalePitch  int // pairs, rounded so that rows of scales are aligned
+	rows        int // pairs, with up to 3 rows of nothing behind those of an expert
 	columns     int // of the results at a time
 }
 
@@ -59,11 +59,13 @@ func layoutMoE(form expertForm, pairs, count, hidden, inner int) moeLayout {
 		at, l.bytes = l.bytes, l.bytes+align256(bytes)
 		return at
 	}
-	n, tokens := int64(pairs), groupedTokens
+	tokens := groupedTokens
 	if form == expertGeneric {
 		tokens = genericTokens
 	}
-	l.place, l.count = take(4*n), take(4)
+	l.rows = roundUp(pairs+3*min(pairs, count), 4)
+	n := int64(l.rows)
+	l.place, l.count = take(4*int64(pairs)), take(4)
 	l.tiles = take(16 * int64(min(pairs, count)+pairs/tokens))
 	// Inputs are dead when the results are written. At least 256 columns of
 	// those fit: the width of a tile.
@@ -73,11 +75,9 @@ func layoutMoE(form expertForm, pairs, count, hidden, inner int) moeLayout {
 	if l.columns < hidden {
 		l.columns = l.columns / groupedOutputs * groupedOutputs
 	}
-	l.rows, l.inner = take(room), take(n*int64(inner)*int64(form.weightBytes()))
+	l.inputs, l.inner = take(room), take(n*int64(inner)*int64(form.weightBytes()))
 	if form == expertF8 {
-		l.scalePitch = roundUp(pairs, 4)
-		l.rowScales = take(4 * int64(l.scalePitch) * int64(hidden/128))
-		l.innerScales = take(4 * int64(l.scalePitch) * int64(inner/128))
+		l.inputScales, l.innerScales = take(4*n*int64(hidden/128)), take(4*n*int64(inner/128))
 	}
 	return l
 }
@@ -97,7 +97,7 @@ type moePlan struct {
 	moeLayout
 	pairs                                 int
 	base                                  driver.Ptr
-	rowsMap, rowScalesMap                 driver.TensorMap
+	inputsMap, inputScalesMap             driver.TensorMap
 	innerMap, innerScalesMap              driver.TensorMap
 	route, permute, gated, plain, combine *driver.Function
 	tileRows                              int
@@ -135,13 +135,13 @@ func (e *experts) planFor(pairs int) *moePlan {
 		rowsAt, scalesAt int64
 		cols             int
 	}{
-		{&p.rowsMap, &p.rowScalesMap, l.rows, l.rowScales, e.hidden},
+		{&p.inputsMap, &p.inputScalesMap, l.inputs, l.inputScales, e.hidden},
 		{&p.innerMap, &p.innerScalesMap, l.inner, l.innerScales, e.inner},
 	} {
 		var err error
 		if *m.rows, err = d.tensorMap(driver.TensorMapSpec{
 			Type: e.form.mapType(), Base: p.at(m.rowsAt),
-			Dims: []uint64{uint64(m.cols), uint64(pairs)}, Strides: []uint64{uint64(m.cols * e.form.weightBytes())},
+			Dims: []uint64{uint64(m.cols), uint64(l.rows)}, Strides: []uint64{uint64(m.cols * e.form.weightBytes())},
 			Box: []uint32{uint32(128 / e.form.weightBytes()), groupedBox}, Swizzle: 128,
 		}); err != nil {
 			d.fail(fmt.Errorf("cuda: MoE: %w", err))
@@ -152,7 +152,7 @@ func (e *experts) planFor(pairs int) *moePlan {
 		}
 		if *m.scales, err = d.tensorMap(driver.TensorMapSpec{
 			Type: driver.MapF32, Base: p.at(m.scalesAt),
-			Dims: []uint64{uint64(l.scalePitch), uint64(m.cols / 128)}, Strides: []uint64{4 * uint64(l.scalePitch)},
+			Dims: []uint64{uint64(l.rows), uint64(m.cols / 128)}, Strides: []uint64{4 * uint64(l.rows)},
 			Box: []uint32{groupedTokens, 1},
 		}); err != nil {
 			d.fail(fmt.Errorf("cuda: MoE: %w", err))
@@ -221,8 +221,8 @@ type permuteParams struct {
 // moePermute writes the inputs of the first product.
 func (e *experts) moePermute(p *moePlan, src driver.Ptr, rows, choose int) {
 	dependent(e.dev, p.permute, grid1(rows), block1(256), 0, &permuteParams{
-		Src: src, Place: p.at(p.place), Rows: p.at(p.rows), Scales: p.at(p.rowScales),
-		Choose: int32(choose), Cols: int32(e.hidden), ScalePitch: int32(p.scalePitch),
+		Src: src, Place: p.at(p.place), Rows: p.at(p.inputs), Scales: p.at(p.inputScales),
+		Choose: int32(choose), Cols: int32(e.hidden), ScalePitch: int32(p.rows),
 	})
 }
 
@@ -254,18 +254,18 @@ func (e *experts) moeGated(p *moePlan) {
 	if e.form == expertGeneric {
 		blocks := divUp(e.inner, genericOutputs/2)
 		dependent(e.dev, p.gated, e.moeGrid(p, blocks), block1(256), 0, &genericParams{
-			Weights: e.gateUp, Tokens: p.at(p.rows), Tiles: p.at(p.tiles), Count: p.at(p.count), Out: p.at(p.inner),
+			Weights: e.gateUp, Tokens: p.at(p.inputs), Tiles: p.at(p.tiles), Count: p.at(p.count), Out: p.at(p.inner),
 			K: int32(e.hidden), WeightRows: int32(e.gateUpRows()), Outputs: int32(e.inner), Blocks: int32(blocks),
 		})
 		return
 	}
 	blocks := e.gateUpBlocks()
 	dependent(e.dev, p.gated, e.moeGrid(p, blocks), block1(groupedThreads), groupedShared, &groupedParams{
-		Weights: e.gateUpMap, Tokens: p.rowsMap, Scales: p.rowScalesMap,
+		Weights: e.gateUpMap, Tokens: p.inputsMap, Scales: p.inputScalesMap,
 		Tiles: p.at(p.tiles), Count: p.at(p.count), WeightScales: e.gateUpScales,
 		Out: p.at(p.inner), OutScales: p.at(p.innerScales),
 		KBlocks: e.form.kBlocks(e.hidden), Blocks: int32(blocks), ScaleBlocks: int32(blocks),
-		Outputs: int32(e.inner), OutPitch: int32(e.inner), ScalePitch: int32(p.scalePitch),
+		Outputs: int32(e.inner), OutPitch: int32(e.inner), ScalePitch: int32(p.rows),
 	})
 }
 
@@ -277,7 +277,7 @@ func (e *experts) moePlain(p *moePlan, first, columns int) {
 	if e.form == expertGeneric {
 		blocks := divUp(e.hidden, genericOutputs)
 		dependent(e.dev, p.plain, e.moeGrid(p, blocks), block1(256), 0, &genericParams{
-			Weights: e.down, Tokens: p.at(p.inner), Tiles: p.at(p.tiles), Count: p.at(p.count), Out: p.at(p.rows),
+			Weights: e.down, Tokens: p.at(p.inner), Tiles: p.at(p.tiles), Count: p.at(p.count), Out: p.at(p.inputs),
 			K: int32(e.inner), WeightRows: int32(e.hidden), Outputs: int32(e.hidden), Blocks: int32(blocks),
 		})
 		return
@@ -285,9 +285,9 @@ func (e *experts) moePlain(p *moePlan, first, columns int) {
 	blocks := divUp(columns, groupedOutputs)
 	dependent(e.dev, p.plain, e.moeGrid(p, blocks), block1(groupedThreads), groupedShared, &groupedParams{
 		Weights: e.downMap, Tokens: p.innerMap, Scales: p.innerScalesMap,
-		Tiles: p.at(p.tiles), Count: p.at(p.count), WeightScales: e.downScales, Out: p.at(p.rows),
+		Tiles: p.at(p.tiles), Count: p.at(p.count), WeightScales: e.downScales, Out: p.at(p.inputs),
 		KBlocks: e.form.kBlocks(e.inner), Blocks: int32(blocks), FirstBlock: int32(first / groupedOutputs), ScaleBlocks: int32(e.downBlocks()),
-		Outputs: int32(columns), OutFirst: int32(first), OutPitch: int32(columns), ScalePitch: int32(p.scalePitch),
+		Outputs: int32(columns), OutFirst: int32(first), OutPitch: int32(columns), ScalePitch: int32(p.rows),
 	})
 }
 
@@ -301,7 +301,7 @@ type combineParams struct {
 func (e *experts) moeCombine(p *moePlan, dst, weights driver.Ptr, rows, choose, first, columns int) {
 	const threads = 128 // of 8 columns each
 	dependent(e.dev, p.combine, [3]uint32{uint32(rows), uint32(divUp(columns, 8*threads)), 1}, block1(threads), 0, &combineParams{
-		Dst: dst, Y: p.at(p.rows), Place: p.at(p.place), Weights: weights,
+		Dst: dst, Y: p.at(p.inputs), Place: p.at(p.place), Weights: weights,
 		Choose: int32(choose), DstCols: int32(e.hidden), First: int32(first), Cols: int32(columns),
 	})
 }

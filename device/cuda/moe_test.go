@@ -165,9 +165,17 @@ func (m *moeData) free() {
 	}
 }
 
-// check compares rows of dst with the definition: the error of what MoE added,
-// as a root mean square over the row, against that of what it should have added.
-func (m *moeData) check(t *testing.T, d *Device, what string, sources []device.ExpertSource, rounded bool, rows []int, limit float64) {
+// Limits for errors relative to the result, as root mean squares: over the rows
+// looked at, and over one of them. The result is rounded to bf16; with e4m3, a
+// block whose largest value lies at a power of two times 448 may get either of
+// two scales, and in a small layer that is much of the row.
+const (
+	moeLimit    = 5e-3
+	moeRowLimit = 3e-2
+)
+
+// check compares rows of dst with the definition.
+func (m *moeData) check(t *testing.T, d *Device, what string, sources []device.ExpertSource, rounded bool, rows []int) {
 	t.Helper()
 	data := make([]byte, m.dst.Bytes())
 	if err := d.Download(data, m.dst); err != nil {
@@ -186,7 +194,7 @@ func (m *moeData) check(t *testing.T, d *Device, what string, sources []device.E
 		}
 	}
 	group.Wait()
-	worst, bad, report := 0.0, 0, ""
+	worst, wrongAll, sizeAll, bad, report := 0.0, 0.0, 0.0, 0, ""
 	for i, r := range rows {
 		var wrong, size, most float64
 		at := 0
@@ -203,8 +211,8 @@ func (m *moeData) check(t *testing.T, d *Device, what string, sources []device.E
 			}
 		}
 		e := math.Sqrt(wrong / size)
-		worst = max(worst, e)
-		if !(e <= limit) {
+		worst, wrongAll, sizeAll = max(worst, e), wrongAll+wrong, sizeAll+size
+		if !(e <= moeRowLimit) {
 			if bad++; bad <= 4 {
 				got := float64(device.F32FromBF16(binary.LittleEndian.Uint16(data[2*(r*m.hidden+at):])))
 				report += fmt.Sprintf("\n  row %d experts %v: error %.3g of the row; most at column %d: %g, off by %g",
@@ -212,11 +220,11 @@ func (m *moeData) check(t *testing.T, d *Device, what string, sources []device.E
 			}
 		}
 	}
-	if bad > 0 {
-		t.Errorf("%s: %d of %d rows beyond %g:%s", what, bad, len(rows), limit, report)
-		return
+	if e := math.Sqrt(wrongAll / sizeAll); bad > 0 || !(e <= moeLimit) {
+		t.Errorf("%s: error %.3g, allowed %g; %d of %d rows beyond %g:%s", what, e, moeLimit, bad, len(rows), moeRowLimit, report)
+	} else {
+		t.Logf("%s: error of %d rows %.2g, of one %.2g", what, len(rows), e, worst)
 	}
-	t.Logf("%s: largest error of %d rows %.2g", what, len(rows), worst)
 }
 
 // everyRow lists [0, n), at most 40 of it, the first and the last included.
@@ -227,10 +235,6 @@ func everyRow(n int) []int {
 	}
 	return rows
 }
-
-// moeLimit is the largest error of a row: the result is rounded to bf16, and
-// with e4m3 a value near the middle of two codes may go to the other one.
-const moeLimit = 6e-3
 
 // TestMoEUneven runs all three forms of experts over routings that fill some
 // tiles of every width, leave experts without rows, and give one expert all.
@@ -294,7 +298,7 @@ func TestMoEUneven(t *testing.T) {
 			m := newMoEData(t, d, rng, r.rows, r.choose, x.hidden, r.pick)
 			d.MoE(m.dst, m.in, m.chosen, m.by, loaded)
 			what := fmt.Sprintf("%v [%d, %d], %s, %d rows of %d", x.typ, x.inner, x.hidden, r.name, r.rows, r.choose)
-			m.check(t, d, what, sources, x.form == expertF8, everyRow(r.rows), moeLimit)
+			m.check(t, d, what, sources, x.form == expertF8, everyRow(r.rows))
 			m.free()
 		}
 	}
@@ -347,7 +351,7 @@ func TestMoEReal(t *testing.T) {
 			m := newMoEData(t, d, rng, rows, 8, loaded.hidden, uniform(rng, loaded.count))
 			d.MoE(m.dst, m.in, m.chosen, m.by, loaded)
 			sample := []int{0, rows / 2, rows - 1}
-			m.check(t, d, fmt.Sprintf("%v, %d rows", typ, rows), sources, typ == device.F8E4M3, sample, moeLimit)
+			m.check(t, d, fmt.Sprintf("%v, %d rows", typ, rows), sources, typ == device.F8E4M3, sample)
 			m.free()
 		}
 		loaded.mem.Free()
@@ -414,7 +418,12 @@ func benchmarkMoE(b *testing.B, d *Device, rng *rand.Rand, e *experts, rows int,
 			watch.Mark()
 			graph.Launch()
 			watch.Mark()
-			best = min(best, watch.Laps(nil)[0].Seconds()*1e6/float64(repeats))
+			for _, lap := range watch.Laps(nil) {
+				best = min(best, lap.Seconds()*1e6/float64(repeats))
+			}
+		}
+		if d.err != nil {
+			b.Fatal(d.Sync())
 		}
 		return best
 	}

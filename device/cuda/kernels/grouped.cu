@@ -12,10 +12,10 @@
 //
 // weights  [E, outputs, k]; gated: groups of 8 gate rows and the same 8 up rows
 //          alternate, so that both land in one thread (row l/4 and l/4 + 8)
-// tokens   [pairs, k], rows sorted by expert
-// scales   F8: f32 [k/128, pitch], one for each pair and 128 inputs
-// out      gated: [pairs, inner] in the type of tokens, F8 with outScales;
-//          plain: bf16 [pairs, outPitch], columns from outFirst on
+// tokens   [rows, k], sorted by expert, those of an expert from a multiple of 4
+// scales   F8: f32 [k/128, pitch], one for each row and 128 inputs
+// out      gated: [rows, inner] in the type of tokens, F8 with outScales;
+//          plain: bf16 [rows, outPitch], columns from outFirst on
 //
 // One producer warp loads, two warp groups multiply 128 outputs each.
 //
@@ -32,8 +32,8 @@ static constexpr int CONSUMERS = 256;
 
 struct GroupedParams {
   TensorMap weights;           // {k, outputs, E}, box {K_BLOCK, OUTPUTS, 1}
-  TensorMap tokens;            // {k, pairs}, box {K_BLOCK, BOX}
-  TensorMap scales;            // F8: {pairs, k/128}, box {TOKENS, 1}
+  TensorMap tokens;            // {k, rows}, box {K_BLOCK, BOX}
+  TensorMap scales;            // F8: {rows, k/128}, box {TOKENS, 1}
   const int4* tiles;           // see Tile
   const i32* count;            // of tiles
   const float2* weightScales;  // F8: [E, outputs/256, k/128]; gated: of gate and up; plain: of the two 128 rows

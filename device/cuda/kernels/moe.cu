@@ -4,6 +4,8 @@
 //
 // A pair is one choice j of one token t, t·Ke + j. Pairs sorted by expert (then
 // by t and j) are the rows of all intermediate results; place[pair] is the row.
+// The rows of an expert begin at a multiple of 4, so there are rows without a
+// pair, which nobody writes or reads.
 // All of it stays on the device: nothing depends on counts that the host reads.
 //
 //latent:unit moe
@@ -45,12 +47,12 @@ KERNEL __launch_bounds__(ROUTE_WARPS* WARP, 1) moe_route(const RouteParams p) {
   __syncthreads();
 
   // Thread e holds expert e: rows in the low half of the scanned value, tiles in
-  // the high half.
+  // the high half. The copy engine wants to begin at 16 bytes of the scales.
   i32 rows = 0;
   if (tid < p.experts)
     for (int w = 0; w < ROUTE_WARPS; w++) rows += next[w * p.experts + tid];
   i32 tiles = (rows + p.tileRows - 1) / p.tileRows;
-  u64 value = (u64)tiles << 32 | (u32)rows, scan = value;
+  u64 value = (u64)tiles << 32 | (u32)(rows + 3 & ~3), scan = value;
 #pragma unroll
   for (int d = 1; d < WARP; d <<= 1) {
     u64 v = __shfl_up_sync(~0u, scan, d);
@@ -93,7 +95,7 @@ KERNEL __launch_bounds__(ROUTE_WARPS* WARP, 1) moe_route(const RouteParams p) {
 struct PermuteParams {
   const bf16* src;   // [T, cols]
   const i32* place;  // [T, choose]
-  void* rows;        // [pairs, cols] bf16 or e4m3
+  void* rows;        // [rows, cols] bf16 or e4m3
   float* scales;     // e4m3: [cols/128, scalePitch]
   i32 choose, cols, scalePitch, pad;
 };
@@ -150,7 +152,7 @@ KERNEL __launch_bounds__(256) moe_permute_f8(const PermuteParams p) {
 
 struct CombineParams {
   bf16* dst;             // [T, dstCols]
-  const bf16* y;         // [pairs, cols]: columns [first, first+cols) of the experts' results
+  const bf16* y;         // [rows, cols]: columns [first, first+cols) of the experts' results
   const i32* place;      // [T, choose]
   const float* weights;  // [T, choose]
   i32 choose, dstCols, first, cols;

@@ -13,10 +13,10 @@ static constexpr int K_STEP = 16;
 
 struct GenericParams {
   const bf16* weights;  // [E, weightRows, k]
-  const bf16* tokens;   // [pairs, k]
+  const bf16* tokens;   // [rows, k]
   const int4* tiles;    // of moe_route
   const i32* count;     // of tiles
-  bf16* out;            // [pairs, outputs]
+  bf16* out;            // [rows, outputs]
   i32 k, weightRows;
   i32 outputs;  // gated: inner, half of the rows that are no padding
   i32 blocks;   // gated: of 32 outputs, plain: of 64
