@@ -10,8 +10,8 @@ import (
 // Routed experts: MoE sorts the pairs (token, choice) by expert on the device,
 // gathers the tokens' rows in that order, runs the experts' two products over a
 // list of tiles made on the device too, and sums the results for each token.
-// The host knows the number of pairs and nothing else, so that the five kernels
-// and their grids can be captured.
+// The host knows the number of pairs and nothing else, so that the kernels and
+// their grids can be captured.
 
 // What grouped.cu, moe_generic.cu and moe.cu are compiled with.
 const (
@@ -95,12 +95,12 @@ func moeScratchBytes(e *experts, tokens, choose int) int64 {
 // as a model's next step often has the same.
 type moePlan struct {
 	moeLayout
-	pairs                                 int
-	base                                  driver.Ptr
-	inputsMap, inputScalesMap             driver.TensorMap
-	innerMap, innerScalesMap              driver.TensorMap
-	route, permute, gated, plain, combine *driver.Function
-	tileRows                              int
+	pairs                                          int
+	base                                           driver.Ptr
+	inputsMap, inputScalesMap                      driver.TensorMap
+	innerMap, innerScalesMap                       driver.TensorMap
+	route, permute, arrange, gated, plain, combine *driver.Function
+	tileRows                                       int
 }
 
 func (p *moePlan) at(offset int64) driver.Ptr { return p.base + driver.Ptr(offset) }
@@ -117,7 +117,7 @@ func (e *experts) planFor(pairs int) *moePlan {
 		return p
 	}
 	p := &moePlan{moeLayout: l, pairs: pairs, base: base, tileRows: groupedTokens, route: d.kernel("moe", "moe_route"),
-		permute: d.kernel("moe", "moe_permute"), combine: d.kernel("moe", "moe_combine")}
+		permute: d.kernel("moe", "moe_permute"), arrange: d.kernel("moe", "moe_arrange"), combine: d.kernel("moe", "moe_combine")}
 	unit := "grouped_bf16"
 	switch e.form {
 	case expertGeneric:
@@ -127,7 +127,7 @@ func (e *experts) planFor(pairs int) *moePlan {
 		return p
 	case expertF8:
 		unit = "grouped_f8"
-		p.permute = d.kernel("moe", "moe_permute_f8")
+		p.permute, p.arrange = d.kernel("moe", "moe_permute_f8"), d.kernel("moe", "moe_arrange_f8")
 	}
 	p.gated, p.plain = d.kernel(unit, "grouped_gated"), d.kernel(unit, "grouped_plain")
 	for _, m := range []struct {
@@ -182,8 +182,12 @@ func (d *Device) MoE(dst, src, ids, weights device.Tensor, ex device.Experts) {
 	if p == nil {
 		return
 	}
-	e.moeRoute(p, ptr(ids))
-	e.moePermute(p, ptr(src), rows, choose)
+	if p.pairs <= arrangePairs {
+		e.moeArrange(p, ptr(ids), ptr(src), rows, choose)
+	} else {
+		e.moeRoute(p, ptr(ids))
+		e.moePermute(p, ptr(src), rows, choose)
+	}
 	e.moeGated(p)
 	for first := 0; first < e.hidden; first += p.columns {
 		columns := min(p.columns, e.hidden-first)
@@ -198,12 +202,20 @@ type routeParams struct {
 	Pairs, Experts, TileRows, GroupTiles int32
 }
 
-// moeRoute sorts the pairs by expert.
-func (e *experts) moeRoute(p *moePlan, ids driver.Ptr) {
-	launch(e.dev, p.route, grid1(1), block1(32*routeWarps), 4*routeWarps*e.count, &routeParams{
+func (e *experts) routeParams(p *moePlan, ids driver.Ptr) routeParams {
+	return routeParams{
 		IDs: ids, Place: p.at(p.place), Tiles: p.at(p.tiles), Count: p.at(p.count),
 		Pairs: int32(p.pairs), Experts: int32(e.count), TileRows: int32(p.tileRows), GroupTiles: groupTiles,
-	})
+	}
+}
+
+// routeShared is the shared memory that route of moe.cu needs.
+func (e *experts) routeShared() int { return 4 * routeWarps * e.count }
+
+// moeRoute sorts the pairs by expert.
+func (e *experts) moeRoute(p *moePlan, ids driver.Ptr) {
+	params := e.routeParams(p, ids)
+	launch(e.dev, p.route, grid1(1), block1(32*routeWarps), e.routeShared(), &params)
 }
 
 // dependent launches a kernel that may begin before the one queued before it has
@@ -218,11 +230,34 @@ type permuteParams struct {
 	Choose, Cols, ScalePitch, Pad int32
 }
 
-// moePermute writes the inputs of the first product.
-func (e *experts) moePermute(p *moePlan, src driver.Ptr, rows, choose int) {
-	dependent(e.dev, p.permute, grid1(rows), block1(256), 0, &permuteParams{
+func (e *experts) permuteParams(p *moePlan, src driver.Ptr, choose int) permuteParams {
+	return permuteParams{
 		Src: src, Place: p.at(p.place), Rows: p.at(p.inputs), Scales: p.at(p.inputScales),
 		Choose: int32(choose), Cols: int32(e.hidden), ScalePitch: int32(p.rows),
+	}
+}
+
+// moePermute writes the inputs of the first product.
+func (e *experts) moePermute(p *moePlan, src driver.Ptr, rows, choose int) {
+	threads := min(512, roundUp(divUp(e.hidden, 16), 32)) // of 16 columns each
+	params := e.permuteParams(p, src, choose)
+	dependent(e.dev, p.permute, grid1(rows), block1(threads), 0, &params)
+}
+
+// arrangePairs is up to how many pairs moeArrange takes the place of moeRoute and
+// moePermute: one for each of a block's threads.
+const arrangePairs = 32 * routeWarps
+
+// arrangeParams mirrors struct ArrangeParams of moe.cu.
+type arrangeParams struct {
+	Route   routeParams
+	Permute permuteParams
+}
+
+// moeArrange is moeRoute and moePermute in one kernel.
+func (e *experts) moeArrange(p *moePlan, ids, src driver.Ptr, rows, choose int) {
+	launch(e.dev, p.arrange, grid1(rows), block1(32*routeWarps), e.routeShared(), &arrangeParams{
+		Route: e.routeParams(p, ids), Permute: e.permuteParams(p, src, choose),
 	})
 }
 

@@ -165,14 +165,17 @@ func (m *moeData) free() {
 	}
 }
 
-// Limits for errors relative to the result, as root mean squares: over the rows
-// looked at, and over one of them. The result is rounded to bf16; with e4m3, a
-// block whose largest value lies at a power of two times 448 may get either of
-// two scales, and in a small layer that is much of the row.
-const (
-	moeLimit    = 5e-3
-	moeRowLimit = 3e-2
-)
+// moeLimits bound errors relative to the result, as root mean squares: over the
+// rows looked at, and over one of them. The result is rounded to bf16. With e4m3,
+// a value in the middle of two codes may get either, and a block whose largest
+// value lies at a power of two times 448 either of two scales: in a small layer
+// that is much of a row.
+func moeLimits(rounded bool) (all, row float64) {
+	if rounded {
+		return 2e-2, 0.1
+	}
+	return 6e-3, 1e-2
+}
 
 // check compares rows of dst with the definition.
 func (m *moeData) check(t *testing.T, d *Device, what string, sources []device.ExpertSource, rounded bool, rows []int) {
@@ -195,6 +198,7 @@ func (m *moeData) check(t *testing.T, d *Device, what string, sources []device.E
 	}
 	group.Wait()
 	worst, wrongAll, sizeAll, bad, report := 0.0, 0.0, 0.0, 0, ""
+	limit, rowLimit := moeLimits(rounded)
 	for i, r := range rows {
 		var wrong, size, most float64
 		at := 0
@@ -212,7 +216,7 @@ func (m *moeData) check(t *testing.T, d *Device, what string, sources []device.E
 		}
 		e := math.Sqrt(wrong / size)
 		worst, wrongAll, sizeAll = max(worst, e), wrongAll+wrong, sizeAll+size
-		if !(e <= moeRowLimit) {
+		if !(e <= rowLimit) {
 			if bad++; bad <= 4 {
 				got := float64(device.F32FromBF16(binary.LittleEndian.Uint16(data[2*(r*m.hidden+at):])))
 				report += fmt.Sprintf("\n  row %d experts %v: error %.3g of the row; most at column %d: %g, off by %g",
@@ -220,8 +224,8 @@ func (m *moeData) check(t *testing.T, d *Device, what string, sources []device.E
 			}
 		}
 	}
-	if e := math.Sqrt(wrongAll / sizeAll); bad > 0 || !(e <= moeLimit) {
-		t.Errorf("%s: error %.3g, allowed %g; %d of %d rows beyond %g:%s", what, e, moeLimit, bad, len(rows), moeRowLimit, report)
+	if e := math.Sqrt(wrongAll / sizeAll); bad > 0 || !(e <= limit) {
+		t.Errorf("%s: error %.3g, allowed %g; %d of %d rows beyond %g:%s", what, e, limit, bad, len(rows), rowLimit, report)
 	} else {
 		t.Logf("%s: error of %d rows %.2g, of one %.2g", what, len(rows), e, worst)
 	}
@@ -443,13 +447,16 @@ func benchmarkMoE(b *testing.B, d *Device, rng *rand.Rand, e *experts, rows int,
 		times float64
 		run   func(int)
 	}{
+		{"arrange", 1, func(int) { e.moeArrange(p, ptr(m.chosen), ptr(in), rows, choose) }},
 		{"route", 1, func(int) { e.moeRoute(p, ptr(m.chosen)) }},
 		{"permute", 1, func(int) { e.moePermute(p, ptr(in), rows, choose) }},
 		{"gated", 1, func(int) { e.moeGated(p) }},
 		{"plain", pieces, func(int) { e.moePlain(p, 0, p.columns) }},
 		{"combine", pieces, func(int) { e.moeCombine(p, ptr(dst), ptr(m.by), rows, choose, 0, p.columns) }},
 	} {
-		b.ReportMetric(timed(4, stage.run)*stage.times, stage.name+"-us")
+		if stage.name != "arrange" || p.pairs <= arrangePairs {
+			b.ReportMetric(timed(4, stage.run)*stage.times, stage.name+"-us")
+		}
 	}
 }
 

@@ -24,25 +24,41 @@ struct RouteParams {
 
 static constexpr int ROUTE_WARPS = 32;
 
-// moe_route sorts the pairs by expert and cuts each expert's rows into tiles.
-// One block, whose warps own consecutive pairs. Shared memory: i32
-// [ROUTE_WARPS, experts], first the pairs of each warp for each expert, then the
-// next row of each. An expert that does not exist stops the device.
-KERNEL __launch_bounds__(ROUTE_WARPS* WARP, 1) moe_route(const RouteParams p) {
-  extern __shared__ i32 next[];
+extern __shared__ i32 next[];  // of route
+
+// load_ids returns the experts of 8 times 32 pairs from base on, -1 behind to.
+static constexpr int IDS = 8;
+DEVICE void load_ids(i32 (&e)[IDS], const i32* ids, i32 base, i32 to) {
+#pragma unroll
+  for (int u = 0; u < IDS; u++) {
+    i32 i = base + u * WARP + lane_id();
+    e[u] = i < to ? __ldg(ids + i) : -1;
+  }
+}
+
+// route sorts the pairs by expert and cuts each expert's rows into tiles. It
+// takes a block of ROUTE_WARPS warps, which own consecutive pairs. Shared memory
+// next is i32 [ROUTE_WARPS, experts]: first the pairs of each warp for each
+// expert, then the next row of each. Places are written for the pairs [first,
+// last) only, tiles if asked. An expert that does not exist stops the device.
+DEVICE void route(const RouteParams& p, i32 first, i32 last, bool tilesToo) {
   __shared__ u64 sums[WARP];
   int tid = threadIdx.x, lane = lane_id(), warp = warp_id();
-  grid_launch_dependents();
   for (int i = tid; i < ROUTE_WARPS * p.experts; i += blockDim.x) next[i] = 0;
   __syncthreads();
 
   i32* own = next + warp * p.experts;
   i32 share = ((p.pairs + ROUTE_WARPS - 1) / ROUTE_WARPS + WARP - 1) / WARP * WARP;
   i32 from = min(warp * share, p.pairs), to = min(from + share, p.pairs);
-  for (i32 i = from + lane; i < to; i += WARP) {
-    i32 e = __ldg(p.ids + i);
-    if ((u32)e >= (u32)p.experts) __trap();
-    atomicAdd(own + e, 1);
+  i32 e[IDS];
+  for (i32 base = from; base < to; base += IDS * WARP) {
+    load_ids(e, p.ids, base, to);
+#pragma unroll
+    for (int u = 0; u < IDS; u++) {
+      if (base + u * WARP + lane >= to) continue;
+      if ((u32)e[u] >= (u32)p.experts) __trap();
+      atomicAdd(own + e[u], 1);
+    }
   }
   __syncthreads();
 
@@ -61,7 +77,7 @@ KERNEL __launch_bounds__(ROUTE_WARPS* WARP, 1) moe_route(const RouteParams p) {
   if (lane == WARP - 1) sums[warp] = scan;
   __syncthreads();
   for (int w = 0; w < warp; w++) scan += sums[w];
-  if (tid == blockDim.x - 1) *p.count = (i32)(scan >> 32);
+  if (tilesToo && tid == blockDim.x - 1) *p.count = (i32)(scan >> 32);
   i32 row = (i32)(u32)(scan - value), tile = (i32)((scan - value) >> 32);
   if (tid < p.experts) {
     for (int w = 0, r = row; w < ROUTE_WARPS; w++) {
@@ -69,25 +85,35 @@ KERNEL __launch_bounds__(ROUTE_WARPS* WARP, 1) moe_route(const RouteParams p) {
       next[w * p.experts + tid] = r;
       r += n;
     }
-    for (int i = 0; i < tiles; i++) {
-      i32 first = i / p.groupTiles * p.groupTiles, skip = first * p.tileRows;
-      p.tiles[tile + i] = make_int4(tid, row + skip, min(rows - skip, p.groupTiles * p.tileRows), tile + first);
+    for (int i = 0; tilesToo && i < tiles; i++) {
+      i32 begin = i / p.groupTiles * p.groupTiles, skip = begin * p.tileRows;
+      p.tiles[tile + i] = make_int4(tid, row + skip, min(rows - skip, p.groupTiles * p.tileRows), tile + begin);
     }
   }
   __syncthreads();
 
-  for (i32 base = from; base < to; base += WARP) {
-    i32 i = base + lane;
-    i32 e = i < to ? __ldg(p.ids + i) : -1;
-    u32 same = __match_any_sync(~0u, e);
-    i32 first = e >= 0 ? own[e] : 0;
-    __syncwarp();
-    if (e >= 0) {
-      p.place[i] = first + __popc(same & ((1u << lane) - 1));
-      if ((same >> lane) == 1) own[e] = first + __popc(same);
+  for (i32 base = from; base < to; base += IDS * WARP) {
+    load_ids(e, p.ids, base, to);
+#pragma unroll
+    for (int u = 0; u < IDS; u++) {
+      i32 i = base + u * WARP + lane;
+      if (i - lane >= to) break;
+      u32 same = __match_any_sync(~0u, e[u]);
+      i32 at = e[u] >= 0 ? own[e[u]] : 0;
+      __syncwarp();
+      if (e[u] >= 0) {
+        if (i >= first && i < last) p.place[i] = at + __popc(same & ((1u << lane) - 1));
+        if ((same >> lane) == 1) own[e[u]] = at + __popc(same);
+      }
+      __syncwarp();
     }
-    __syncwarp();
   }
+}
+
+// moe_route is route for all pairs, by one block.
+KERNEL __launch_bounds__(ROUTE_WARPS* WARP, 1) moe_route(const RouteParams p) {
+  grid_launch_dependents();
+  route(p, 0, p.pairs, true);
 }
 
 // ---- rows in that order ----
@@ -100,17 +126,15 @@ struct PermuteParams {
   i32 choose, cols, scalePitch, pad;
 };
 
-// moe_permute copies row t of src to the rows of its pairs. One block a token.
-KERNEL __launch_bounds__(256) moe_permute(const PermuteParams p) {
-  grid_launch_dependents();
-  grid_wait();
-  i64 t = blockIdx.x;
+// permute copies row t of src to the rows of its pairs, by one block.
+DEVICE void permute(const PermuteParams& p, i64 t) {
   const bf16* src = p.src + t * p.cols;
   const i32* place = p.place + t * p.choose;
   bf16* rows = (bf16*)p.rows;
   if (p.cols % 8 == 0) {
     for (int c = threadIdx.x * 8; c < p.cols; c += blockDim.x * 8) {
       uint4 v = *reinterpret_cast<const uint4*>(src + c);
+#pragma unroll 8
       for (int j = 0; j < p.choose; j++) *reinterpret_cast<uint4*>(rows + (i64)place[j] * p.cols + c) = v;
     }
     return;
@@ -119,33 +143,69 @@ KERNEL __launch_bounds__(256) moe_permute(const PermuteParams p) {
     for (int j = 0; j < p.choose; j++) rows[(i64)place[j] * p.cols + c] = src[c];
 }
 
-// moe_permute_f8 also rounds it to e4m3 in blocks of 128 columns: 16 lanes a
-// block, 8 columns a lane.
-KERNEL __launch_bounds__(256) moe_permute_f8(const PermuteParams p) {
-  grid_launch_dependents();
-  grid_wait();
-  i64 t = blockIdx.x;
+// permute_f8 also rounds it to e4m3 in blocks of 128 columns: 8 lanes a block,
+// 16 columns a lane.
+DEVICE void permute_f8(const PermuteParams& p, i64 t) {
   const bf16* src = p.src + t * p.cols;
   const i32* place = p.place + t * p.choose;
   u8* rows = (u8*)p.rows;
-  u32 half = 0xffffu << (lane_id() & 16);
-  for (int c = threadIdx.x * 8; c < p.cols; c += blockDim.x * 8) {
-    uint4 v = *reinterpret_cast<const uint4*>(src + c);
-    u32 pairs[4] = {v.x, v.y, v.z, v.w}, codes[4];
+  u32 group = 0xffu << (lane_id() & 24);
+  for (int c = threadIdx.x * 16; c < p.cols; c += blockDim.x * 16) {
+    const uint4* from = reinterpret_cast<const uint4*>(src + c);
+    uint4 a = from[0], b = from[1];
+    u32 pairs[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}, codes[8];
     float most = 0;
 #pragma unroll
-    for (int i = 0; i < 4; i++) most = fmaxf(most, fmaxf(fabsf(bf16_lo(pairs[i])), fabsf(bf16_hi(pairs[i]))));
+    for (int i = 0; i < 8; i++) most = fmaxf(most, fmaxf(fabsf(bf16_lo(pairs[i])), fabsf(bf16_hi(pairs[i]))));
 #pragma unroll
-    for (int d = 8; d > 0; d >>= 1) most = fmaxf(most, __shfl_xor_sync(half, most, d));
+    for (int d = 4; d > 0; d >>= 1) most = fmaxf(most, __shfl_xor_sync(group, most, d));
     float scale = quant_scale(most), inverse = 1.0f / scale;
 #pragma unroll
-    for (int i = 0; i < 4; i++) codes[i] = pack_e4m3(bf16_lo(pairs[i]) * inverse, bf16_hi(pairs[i]) * inverse);
-    uint2 out = make_uint2(codes[0] | codes[1] << 16, codes[2] | codes[3] << 16);
+    for (int i = 0; i < 8; i++) codes[i] = pack_e4m3(bf16_lo(pairs[i]) * inverse, bf16_hi(pairs[i]) * inverse);
+    uint4 out = make_uint4(codes[0] | codes[1] << 16, codes[2] | codes[3] << 16, codes[4] | codes[5] << 16,
+                           codes[6] | codes[7] << 16);
+#pragma unroll 8
     for (int j = 0; j < p.choose; j++) {
-      *reinterpret_cast<uint2*>(rows + (i64)place[j] * p.cols + c) = out;
+      *reinterpret_cast<uint4*>(rows + (i64)place[j] * p.cols + c) = out;
       if (c % 128 == 0) p.scales[(i64)(c / 128) * p.scalePitch + place[j]] = scale;
     }
   }
+}
+
+// One block a token.
+KERNEL __launch_bounds__(512) moe_permute(const PermuteParams p) {
+  grid_launch_dependents();
+  grid_wait();
+  permute(p, blockIdx.x);
+}
+KERNEL __launch_bounds__(512) moe_permute_f8(const PermuteParams p) {
+  grid_launch_dependents();
+  grid_wait();
+  permute_f8(p, blockIdx.x);
+}
+
+// ---- both at once ----
+
+struct ArrangeParams {
+  RouteParams route;
+  PermuteParams permute;
+};
+
+// For few tokens every block, one a token, does all of route by itself and needs
+// nobody's places but its own.
+DEVICE void route_token(const ArrangeParams& p) {
+  grid_launch_dependents();
+  i32 first = blockIdx.x * p.permute.choose;
+  route(p.route, first, first + p.permute.choose, blockIdx.x == 0);
+  __syncthreads();
+}
+KERNEL __launch_bounds__(ROUTE_WARPS* WARP, 1) moe_arrange(const ArrangeParams p) {
+  route_token(p);
+  permute(p.permute, blockIdx.x);
+}
+KERNEL __launch_bounds__(ROUTE_WARPS* WARP, 1) moe_arrange_f8(const ArrangeParams p) {
+  route_token(p);
+  permute_f8(p.permute, blockIdx.x);
 }
 
 // ---- sum ----
