@@ -88,7 +88,7 @@ func (d *Device) LoadExperts(arithmetic device.DType, sources []device.ExpertSou
 			if p.src.Rows != p.rows || p.src.Cols != p.cols {
 				return nil, fmt.Errorf("cuda: load %s: [%d, %d], want [%d, %d] like the other experts", p.src.Name, p.src.Rows, p.src.Cols, p.rows, p.cols)
 			}
-			if err := checkExpertSource(p.src); err != nil {
+			if err := checkSource(p.src); err != nil {
 				return nil, err
 			}
 			staged = max(staged, roundUp(len(p.src.Data), 256)+4*len(p.src.Scales))
@@ -103,31 +103,6 @@ func (d *Device) LoadExperts(arithmetic device.DType, sources []device.ExpertSou
 		return nil, err
 	}
 	return e, nil
-}
-
-// checkExpertSource reports what is wrong with a source, but for NaN among its
-// codes, which the device looks for.
-func checkExpertSource(w *device.MatrixSource) error {
-	switch w.Type {
-	case device.F32, device.BF16, device.F16, device.F8E4M3:
-	default:
-		return fmt.Errorf("cuda: load %s: %v is no type of a weight; want float32, bfloat16, float16 or fp8_e4m3", w.Name, w.Type)
-	}
-	if w.Rows < 1 || w.Cols < 1 || len(w.Data) != w.Rows*w.Cols*w.Type.Size() {
-		return fmt.Errorf("cuda: load %s: %d bytes for [%d, %d] %v", w.Name, len(w.Data), w.Rows, w.Cols, w.Type)
-	}
-	if w.Type != device.F8E4M3 {
-		return nil
-	}
-	if n := divUp(w.Rows, 128) * divUp(w.Cols, 128); len(w.Scales) != n {
-		return fmt.Errorf("cuda: load %s: %d scales for [%d, %d] in 128x128 blocks; want %d", w.Name, len(w.Scales), w.Rows, w.Cols, n)
-	}
-	for i, s := range w.Scales {
-		if s != s || math.IsInf(float64(s), 0) {
-			return fmt.Errorf("cuda: load %s: the scale of block %d is %v; is the checkpoint damaged?", w.Name, i, s)
-		}
-	}
-	return nil
 }
 
 // projection is one matrix of an expert on its way to the device.
@@ -182,23 +157,12 @@ func (e *experts) downBlocks() int   { return divUp(e.hidden, groupedOutputs) }
 // weightMap describes weights [count, rows, cols].
 func (e *experts) weightMap(base driver.Ptr, rows, cols int) (driver.TensorMap, error) {
 	row := uint64(cols * e.form.weightBytes())
-	return e.dev.tensorMap(driver.TensorMapSpec{
+	return driver.EncodeTensorMap(e.dev.cuda, driver.TensorMapSpec{
 		Type: e.form.mapType(), Base: base,
 		Dims:    []uint64{uint64(cols), uint64(rows), uint64(e.count)},
 		Strides: []uint64{row, row * uint64(rows)},
 		Box:     []uint32{uint32(128 / e.form.weightBytes()), groupedOutputs, 1}, Swizzle: 128,
 	})
-}
-
-// tensorMap describes memory to the copy engine. The driver wants the device's
-// context current for that.
-func (d *Device) tensorMap(spec driver.TensorMapSpec) (m driver.TensorMap, err error) {
-	err = d.exec.Do(func() error {
-		var err error
-		m, err = driver.EncodeTensorMap(d.cuda, spec)
-		return err
-	})
-	return m, err
 }
 
 func (f expertForm) mapType() driver.MapType {

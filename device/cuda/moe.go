@@ -139,7 +139,7 @@ func (e *experts) planFor(pairs int) *moePlan {
 		{&p.innerMap, &p.innerScalesMap, l.inner, l.innerScales, e.inner},
 	} {
 		var err error
-		if *m.rows, err = d.tensorMap(driver.TensorMapSpec{
+		if *m.rows, err = driver.EncodeTensorMap(d.cuda, driver.TensorMapSpec{
 			Type: e.form.mapType(), Base: p.at(m.rowsAt),
 			Dims: []uint64{uint64(m.cols), uint64(l.rows)}, Strides: []uint64{uint64(m.cols * e.form.weightBytes())},
 			Box: []uint32{uint32(128 / e.form.weightBytes()), groupedBox}, Swizzle: 128,
@@ -150,7 +150,7 @@ func (e *experts) planFor(pairs int) *moePlan {
 		if e.form != expertF8 {
 			continue
 		}
-		if *m.scales, err = d.tensorMap(driver.TensorMapSpec{
+		if *m.scales, err = driver.EncodeTensorMap(d.cuda, driver.TensorMapSpec{
 			Type: driver.MapF32, Base: p.at(m.scalesAt),
 			Dims: []uint64{uint64(l.rows), uint64(m.cols / 128)}, Strides: []uint64{4 * uint64(l.rows)},
 			Box: []uint32{groupedTokens, 1},
