@@ -23,6 +23,7 @@ const (
 	genericTokens  = 64     // ROWS
 	genericOutputs = 64     // weights of a tile
 	routeWarps     = 32     // ROUTE_WARPS
+	routeBlocks    = 8      // of the cluster of moe_route: the portable limit
 
 	// groupTiles is how many tiles of tokens of one expert pass over its weights
 	// together: 16 tiles of tokens and the 8 tiles of weights that 132
@@ -215,7 +216,8 @@ func (e *experts) routeShared() int { return 4 * routeWarps * e.count }
 // moeRoute sorts the pairs by expert.
 func (e *experts) moeRoute(p *moePlan, ids driver.Ptr) {
 	params := e.routeParams(p, ids)
-	launch(e.dev, p.route, grid1(1), block1(32*routeWarps), e.routeShared(), &params)
+	launchWith(e.dev, &driver.Launch{Function: p.route, Grid: grid1(routeBlocks), Block: block1(32 * routeWarps),
+		Shared: uint32(e.routeShared()), Cluster: [3]uint32{routeBlocks, 1, 1}}, &params)
 }
 
 // dependent launches a kernel that may begin before the one queued before it has

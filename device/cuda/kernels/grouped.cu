@@ -5,19 +5,21 @@
 // grouped_plain is the second.
 // Not here: which token goes where (moe.cu), other dimensions (moe_generic.cu).
 //
-// The weights are the M side of the product and the tokens the N side: a tile
-// is 256 outputs by 1..128 tokens, and N follows the number of tokens, so that
-// one kernel streams weights at the memory's speed when an expert has one token
-// and keeps the tensor cores busy when it has hundreds.
+// A tile is 256 outputs by up to 128 tokens. Up to 64 tokens are the N side of
+// the product and the weights its M side, so that N follows the number of tokens
+// and one token costs little more than streaming the weights ("few"). More than
+// 64 are the M side and the weights the N side ("many"): scales of tokens then
+// belong to rows, which takes half of the instructions for adding up e4m3.
 //
 // weights  [E, outputs, k]; gated: groups of 8 gate rows and the same 8 up rows
-//          alternate, so that both land in one thread (row l/4 and l/4 + 8)
+//          alternate, so that both land in one thread
 // tokens   [rows, k], sorted by expert, those of an expert from a multiple of 4
 // scales   F8: f32 [k/128, pitch], one for each row and 128 inputs
 // out      gated: [rows, inner] in the type of tokens, F8 with outScales;
 //          plain: bf16 [rows, outPitch], columns from outFirst on
 //
-// One producer warp loads, two warp groups multiply 128 outputs each.
+// One producer warp loads for two warp groups, which multiply: of few tokens 128
+// outputs each, of many 64 tokens each.
 //
 //latent:unit grouped_bf16 hot F8=0
 //latent:unit grouped_f8 hot F8=1
@@ -29,6 +31,8 @@ static constexpr int STAGES = 4;
 static constexpr int ROW = 128;  // bytes of a row in a stage
 static constexpr int K_BLOCK = F8 ? 128 : 64;
 static constexpr int CONSUMERS = 256;
+static constexpr int HALF = 64;           // tokens of a panel; where few ends
+static constexpr int PANEL = HALF * ROW;  // [64 tokens][64 outputs] of bf16, swizzled, on the way out
 
 struct GroupedParams {
   TensorMap weights;           // {k, outputs, E}, box {K_BLOCK, OUTPUTS, 1}
@@ -52,7 +56,7 @@ struct GroupedParams {
 struct alignas(1024) Shared {
   u8 weights[STAGES][OUTPUTS * ROW];
   u8 tokens[STAGES][TOKENS * ROW];
-  u8 out[2][TOKENS * ROW];  // by warp group: [tokens][64] bf16, swizzled
+  u8 out[2][2][PANEL];  // two panels of each warp group, written by that only
 #if F8
   float scales[STAGES][TOKENS];
 #endif
@@ -101,15 +105,16 @@ DEVICE void produce(const GroupedParams& p, Shared& s, i32 items) {
 
 // ---- products ----
 
-// multiply_stage adds the four k steps of 32 bytes of a stage to d [64 outputs, N].
+// multiply_stage adds the four k steps of 32 bytes of a stage to d [64, N]: rows
+// of a times rows of b.
 template <int N>
-DEVICE void multiply_stage(float (&d)[N / 2], u64 weights, u64 tokens, bool accumulate) {
+DEVICE void multiply_stage(float (&d)[N / 2], u64 a, u64 b, bool accumulate) {
 #pragma unroll
   for (int k = 0; k < 4; k++) {
 #if F8
-    wgmma_e4m3_ss(d, desc_step(weights, 32 * k), desc_step(tokens, 32 * k), accumulate || k > 0);
+    wgmma_e4m3_ss(d, desc_step(a, 32 * k), desc_step(b, 32 * k), accumulate || k > 0);
 #else
-    wgmma_bf16_ss(d, desc_step(weights, 32 * k), desc_step(tokens, 32 * k), accumulate || k > 0);
+    wgmma_bf16_ss(d, desc_step(a, 32 * k), desc_step(b, 32 * k), accumulate || k > 0);
 #endif
   }
 }
@@ -120,12 +125,25 @@ DEVICE void release(Shared& s, u32 stage) {
   if (lane_id() == 0) barrier_arrive(&s.empty[stage]);
 }
 
+// Operands are the rows of a stage that a warp group multiplies: its two products
+// are first·rest, for few tokens with 64 outputs more in first, for many with 128
+// outputs more in rest.
+template <bool MANY>
+struct Operands {
+  u64 weights, tokens;
+  DEVICE Operands(Shared& s, u32 stage, int group)
+      : weights(smem_desc(s.weights[stage] + (MANY ? 0 : group * 128 * ROW))),
+        tokens(smem_desc(s.tokens[stage] + (MANY ? group * HALF * ROW : 0))) {}
+  DEVICE u64 a(int h) const { return MANY ? tokens : desc_step(weights, h * 64 * ROW); }
+  DEVICE u64 b(int h) const { return MANY ? desc_step(weights, h * 128 * ROW) : tokens; }
+};
+
 #if F8
 
-// promote adds part, scaled, to acc. scales is that of the thread's first
-// token; low belongs to rows l/4, high to rows l/4 + 8.
+// promote_few adds part [64 outputs, N tokens], scaled, to acc. scales is that
+// of the thread's first token; low belongs to rows l/4, high to rows l/4 + 8.
 template <int N>
-DEVICE void promote(float (&acc)[N / 2], const float (&part)[N / 2], const float* scales, float low, float high) {
+DEVICE void promote_few(float (&acc)[N / 2], const float (&part)[N / 2], const float* scales, float low, float high) {
 #pragma unroll
   for (int i = 0; i < N / 8; i++) {
     float2 t = *reinterpret_cast<const float2*>(scales + 8 * i);
@@ -136,55 +154,70 @@ DEVICE void promote(float (&acc)[N / 2], const float (&part)[N / 2], const float
   }
 }
 
-// multiply computes acc[h] = outputs 64h.. of the warp group's 128, by N tokens.
-// Tensor cores keep too few bits to add all of k: every 128 inputs are added
-// to float registers, which is also where the scales change.
-template <int N, bool GATED>
+// promote_many adds part [64 tokens, 128 outputs], scaled, to acc. low and high
+// are the scales of tokens l/4 and l/4 + 8; even and odd those of the outputs in
+// even and odd groups of 8.
+DEVICE void promote_many(float (&acc)[64], const float (&part)[64], float low, float high, float even, float odd) {
+  float scale[2][2] = {{low * even, high * even}, {low * odd, high * odd}};
+#pragma unroll
+  for (int i = 0; i < 64; i++) acc[i] += part[i] * scale[i >> 2 & 1][i >> 1 & 1];
+}
+
+// multiply computes acc [2][64, N], see Operands. Tensor cores keep too few bits
+// to add all of k: every 128 inputs are added to float registers, which is also
+// where the scales change.
+template <int N, bool MANY, bool GATED>
 DEVICE void multiply(float (&acc)[2][N / 2], const GroupedParams& p, Shared& s, const Tile& t, int group, u32& step) {
   const float2* scales = p.weightScales + ((i64)t.expert * p.scaleBlocks + t.block) * p.kBlocks;
   float2 next = __ldg(scales);
+  int lane = lane_id(), warp = warp_id() & 3;
 #pragma unroll
   for (int i = 0; i < N / 2; i++) acc[0][i] = acc[1][i] = 0;
   for (int kb = 0; kb < p.kBlocks; kb++, step++) {
     u32 stage = step % STAGES;
-    float low = GATED || group == 0 ? next.x : next.y, high = GATED ? next.y : low;
+    float2 w = next;
     if (kb + 1 < p.kBlocks) next = __ldg(scales + kb + 1);
-    const float* tokenScales = s.scales[stage] + 2 * (lane_id() & 3);
     barrier_wait(&s.full[stage], step / STAGES & 1);
-    u64 weights = smem_desc(s.weights[stage] + group * 128 * ROW), tokens = smem_desc(s.tokens[stage]);
-    if constexpr (N <= 64) {
-      float part[2][N / 2];
-      wgmma_fence();
-      multiply_stage<N>(part[0], weights, tokens, false);
-      wgmma_commit();
-      multiply_stage<N>(part[1], desc_step(weights, 64 * ROW), tokens, false);
-      wgmma_commit();
-      wgmma_wait<1>();
-      wgmma_keep(part[0]);
-      promote<N>(acc[0], part[0], tokenScales, low, high);
-      wgmma_wait<0>();
-      wgmma_keep(part[1]);
-      promote<N>(acc[1], part[1], tokenScales, low, high);
-    } else {
+    Operands<MANY> x(s, stage, group);
+    if constexpr (MANY) {
+      const float* of = s.scales[stage] + group * HALF + warp * 16 + lane / 4;
+      float low = of[0], high = of[8];
 #pragma unroll
       for (int h = 0; h < 2; h++) {
         float part[N / 2];
         wgmma_fence();
-        multiply_stage<N>(part, desc_step(weights, h * 64 * ROW), tokens, false);
+        multiply_stage<N>(part, x.a(h), x.b(h), false);
         wgmma_commit();
         wgmma_wait<0>();
         wgmma_keep(part);
-        promote<N>(acc[h], part, tokenScales, low, high);
+        // The last of the stage has been read, too.
+        if (h == 1) release(s, stage);
+        promote_many(acc[h], part, low, high, GATED || h == 0 ? w.x : w.y, GATED || h == 1 ? w.y : w.x);
       }
+    } else {
+      const float* of = s.scales[stage] + 2 * (lane & 3);
+      float low = GATED || group == 0 ? w.x : w.y, high = GATED ? w.y : low;
+      float part[2][N / 2];
+      wgmma_fence();
+      multiply_stage<N>(part[0], x.a(0), x.b(0), false);
+      wgmma_commit();
+      multiply_stage<N>(part[1], x.a(1), x.b(1), false);
+      wgmma_commit();
+      wgmma_wait<1>();
+      wgmma_keep(part[0]);
+      promote_few<N>(acc[0], part[0], of, low, high);
+      wgmma_wait<0>();
+      wgmma_keep(part[1]);
+      promote_few<N>(acc[1], part[1], of, low, high);
+      release(s, stage);
     }
-    release(s, stage);
   }
 }
 
 #else
 
-// multiply computes acc[h] = outputs 64h.. of the warp group's 128, by N tokens.
-template <int N, bool GATED>
+// multiply computes acc [2][64, N], see Operands.
+template <int N, bool MANY, bool GATED>
 DEVICE void multiply(float (&acc)[2][N / 2], const GroupedParams& p, Shared& s, const Tile&, int group, u32& step) {
   // Registers without a value before the loop would make ptxas serialise it.
 #pragma unroll
@@ -192,10 +225,10 @@ DEVICE void multiply(float (&acc)[2][N / 2], const GroupedParams& p, Shared& s, 
   for (int kb = 0; kb < p.kBlocks; kb++, step++) {
     u32 stage = step % STAGES;
     barrier_wait(&s.full[stage], step / STAGES & 1);
-    u64 weights = smem_desc(s.weights[stage] + group * 128 * ROW), tokens = smem_desc(s.tokens[stage]);
+    Operands<MANY> x(s, stage, group);
     wgmma_fence();
-    multiply_stage<N>(acc[0], weights, tokens, true);
-    multiply_stage<N>(acc[1], desc_step(weights, 64 * ROW), tokens, true);
+    multiply_stage<N>(acc[0], x.a(0), x.b(0), true);
+    multiply_stage<N>(acc[1], x.a(1), x.b(1), true);
     wgmma_commit();
     // The products of the stage before are done when only these are under way.
     wgmma_wait<1>();
@@ -211,115 +244,166 @@ DEVICE void multiply(float (&acc)[2][N / 2], const GroupedParams& p, Shared& s, 
 
 // ---- epilogue ----
 
-// store_transposed stores four 8x8 matrices whose rows are outputs and columns
-// tokens as rows of 8 outputs, lane l giving the place of row l%8 of matrix l/8.
-DEVICE void store_transposed(void* row, u32 a, u32 b, u32 c, u32 d) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(smem_addr(row)), "r"(a),
-               "r"(b), "r"(c), "r"(d)
-               : "memory");
+// store_panel stores four 8x8 matrices of bf16 as they are or transposed, lane l
+// giving the place of row l%8 of matrix l/8.
+template <bool TRANSPOSED>
+DEVICE void store_panel(void* row, const u32 (&v)[4]) {
+  if constexpr (TRANSPOSED)
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(smem_addr(row)), "r"(v[0]),
+                 "r"(v[1]), "r"(v[2]), "r"(v[3])
+                 : "memory");
+  else
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(smem_addr(row)), "r"(v[0]),
+                 "r"(v[1]), "r"(v[2]), "r"(v[3])
+                 : "memory");
 }
 
-// out_chunk is chunk c (8 bf16) of a token's row in the tile of a warp group.
-DEVICE u8* out_chunk(u8* tile, int token, int c) { return tile + token * ROW + ((c ^ token) & 7) * 16; }
+// chunk_of is chunk c (8 outputs) of a token's row in a panel.
+DEVICE u8* chunk_of(u8* panel, int token, int c) { return panel + token * ROW + ((c ^ token) & 7) * 16; }
 
 DEVICE float silu(float x) { return __fdividef(x, 1.0f + __expf(-x)); }
+// gate_pair is silu(g)·u of two elements.
+DEVICE u32 gate_pair(const float* g, const float* u) { return pack_bf16(silu(g[0]) * u[0], silu(g[1]) * u[1]); }
 
-// write_rows stores the 64 columns of a warp group's tile at column of out.
-DEVICE void write_rows(const GroupedParams& p, const Tile& t, u8* tile, i32 column, i32 columns) {
+// write_panel stores rows tokens of a panel at row and column of out. It takes a
+// warp group.
+DEVICE void write_panel(const GroupedParams& p, i32 row, i32 rows, u8* panel, i32 column) {
   int chunk = threadIdx.x & 7;
-  if (column + chunk * 8 >= columns) return;
-  bf16* out = (bf16*)p.out + (i64)t.row * p.outPitch + column + chunk * 8;
-  for (int token = (threadIdx.x & 127) >> 3; token < t.rows; token += 16)
-    *reinterpret_cast<uint4*>(out + (i64)token * p.outPitch) = *reinterpret_cast<uint4*>(out_chunk(tile, token, chunk));
+  column += chunk * 8;
+  if (column >= p.outputs) return;
+  bf16* out = (bf16*)p.out + (i64)row * p.outPitch + column;
+  for (int token = (threadIdx.x & 127) >> 3; token < rows; token += 16)
+    *reinterpret_cast<uint4*>(out + (i64)token * p.outPitch) = *reinterpret_cast<uint4*>(chunk_of(panel, token, chunk));
 }
 
 #if F8
 
-// quantise_rows rounds the 128 columns in the tiles of both warp groups to e4m3
-// with one scale for each token: 16 lanes a token, 8 columns a lane.
-DEVICE void quantise_rows(const GroupedParams& p, const Tile& t, Shared& s) {
-  int lane = threadIdx.x & 15;
-  for (int token = (threadIdx.x - 128) >> 4; token < (t.rows + 15 & ~15); token += CONSUMERS / 16) {
-    uint4 v = *reinterpret_cast<uint4*>(out_chunk(s.out[lane >> 3], token, lane & 7));
-    u32 pairs[4] = {v.x, v.y, v.z, v.w};
+// quantise_panels rounds the 128 columns of two panels, stride bytes apart, to
+// e4m3 with one scale for each token, as columns block·128.. of out. It takes
+// threads threads, 16 a token, 8 columns each; thread counts them.
+DEVICE void quantise_panels(const GroupedParams& p, i32 row, i32 rows, i32 block, u8* panel, int stride, int thread,
+                            int threads) {
+  int lane = thread & 15;
+  for (int token = thread >> 4; token < (rows + 15 & ~15); token += threads / 16) {
+    uint4 v = *reinterpret_cast<uint4*>(chunk_of(panel + (lane >> 3) * stride, token, lane & 7));
+    u32 pairs[4] = {v.x, v.y, v.z, v.w}, codes[4];
     float most = 0;
 #pragma unroll
     for (int i = 0; i < 4; i++) most = fmaxf(most, fmaxf(fabsf(bf16_lo(pairs[i])), fabsf(bf16_hi(pairs[i]))));
 #pragma unroll
     for (int d = 8; d > 0; d >>= 1) most = fmaxf(most, __shfl_xor_sync(~0u, most, d));
-    if (token >= t.rows) continue;
+    if (token >= rows) continue;
     float scale = quant_scale(most), inverse = 1.0f / scale;
-    u32 codes[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) codes[i] = pack_e4m3(bf16_lo(pairs[i]) * inverse, bf16_hi(pairs[i]) * inverse);
-    u8* out = (u8*)p.out + (i64)(t.row + token) * p.outPitch + t.block * 128 + lane * 8;
+    u8* out = (u8*)p.out + (i64)(row + token) * p.outPitch + block * 128 + lane * 8;
     *reinterpret_cast<uint2*>(out) = make_uint2(codes[0] | codes[1] << 16, codes[2] | codes[3] << 16);
-    if (lane == 0) p.outScales[(i64)t.block * p.scalePitch + t.row + token] = scale;
+    if (lane == 0) p.outScales[(i64)block * p.scalePitch + row + token] = scale;
   }
 }
 
 #endif
 
-// finish_gated writes silu(gate)·up: a warp group has 64 columns, 32 from each
-// of its two products, 8 from each warp.
-template <int N>
-DEVICE void finish_gated(const float (&acc)[2][N / 2], const GroupedParams& p, Shared& s, const Tile& t, int group) {
+// finish_few writes the results of up to 64 tokens, acc [2][64 outputs, N tokens].
+// Of a warp's 16 outputs in each product, gated leaves 8.
+template <int N, bool GATED>
+DEVICE void finish_few(const float (&acc)[2][N / 2], const GroupedParams& p, Shared& s, const Tile& t, int group) {
   int lane = lane_id(), warp = warp_id() & 3;
-  // Lane l places row l%8 of matrix l/8: matrices are tokens 8i.., 8(i+1).. of
-  // the first product, then of the second.
-  int token = (lane & 7) + (lane & 8), chunk = (lane >> 4) * 4 + warp;
+  // The matrices are tokens 8i.. and 8(i+1).., of one group of outputs and of another.
+  int token = (lane & 7) + (lane & 8), second = lane >> 4;
 #pragma unroll
   for (int i = 0; i < N / 8; i += 2) {
     u32 v[4];
+    if constexpr (GATED) {
 #pragma unroll
-    for (int m = 0; m < 4; m++) {
-      const float* x = &acc[m >> 1][4 * (i + (m & 1))];
-      v[m] = pack_bf16(silu(x[0]) * x[2], silu(x[1]) * x[3]);
+      for (int m = 0; m < 4; m++) {
+        const float* x = &acc[m >> 1][4 * (i + (m & 1))];
+        v[m] = gate_pair(x, x + 2);
+      }
+      store_panel<true>(chunk_of(s.out[group][0], 8 * i + token, second * 4 + warp), v);
+    } else {
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+#pragma unroll
+        for (int m = 0; m < 4; m++) {
+          const float* x = &acc[h][4 * (i + (m & 1)) + 2 * (m >> 1)];
+          v[m] = pack_bf16(x[0], x[1]);
+        }
+        store_panel<true>(chunk_of(s.out[group][h], 8 * i + token, warp * 2 + second), v);
+      }
     }
-    store_transposed(out_chunk(s.out[group], 8 * i + token, chunk), v[0], v[1], v[2], v[3]);
   }
+  if constexpr (GATED && F8) {
+    // The 128 columns of a scale come from both warp groups.
+    named_sync(1, CONSUMERS);
 #if F8
-  named_sync(1, CONSUMERS);
-  quantise_rows(p, t, s);
-  named_sync(1, CONSUMERS);
-#else
-  named_sync(1 + group, 128);
-  write_rows(p, t, s.out[group], t.block * 128 + group * 64, p.outputs);
-  named_sync(1 + group, 128);
+    quantise_panels(p, t.row, t.rows, t.block, s.out[0][0], 2 * PANEL, threadIdx.x - 128, CONSUMERS);
 #endif
+    named_sync(1, CONSUMERS);
+  } else if constexpr (GATED) {
+    named_sync(2 + group, 128);
+    write_panel(p, t.row, t.rows, s.out[group][0], t.block * 128 + group * 64);
+    named_sync(2 + group, 128);
+  } else {
+    named_sync(2 + group, 128);
+    for (int h = 0; h < 2; h++)
+      write_panel(p, t.row, t.rows, s.out[group][h], t.block * OUTPUTS - p.outFirst + group * 128 + h * 64);
+    named_sync(2 + group, 128);
+  }
 }
 
-// finish_plain writes the products, 64 columns at a time: 16 from each warp.
-template <int N>
-DEVICE void finish_plain(const float (&acc)[2][N / 2], const GroupedParams& p, Shared& s, const Tile& t, int group) {
+// finish_many writes the results of a warp group's 64 tokens, acc [2][64 tokens,
+// 128 outputs], of which gated leaves 64.
+template <bool GATED>
+DEVICE void finish_many(const float (&acc)[2][64], const GroupedParams& p, Shared& s, const Tile& t, int group) {
   int lane = lane_id(), warp = warp_id() & 3;
-  int token = (lane & 7) + (lane & 8), chunk = warp * 2 + (lane >> 4);
+  // The matrices are tokens 16·warp.. and 16·warp + 8.., of one group of outputs
+  // and of the next.
+  int token = warp * 16 + (lane & 7) + (lane & 8), second = lane >> 4;
+  i32 row = t.row + group * HALF, rows = t.rows - group * HALF;
 #pragma unroll
   for (int h = 0; h < 2; h++) {
 #pragma unroll
-    for (int i = 0; i < N / 8; i += 2) {
+    for (int i = 0; i < (GATED ? 8 : 16); i += 2) {
       u32 v[4];
 #pragma unroll
       for (int m = 0; m < 4; m++) {
-        const float* x = &acc[h][4 * (i + (m & 1)) + 2 * (m >> 1)];
-        v[m] = pack_bf16(x[0], x[1]);
+        if constexpr (GATED) {
+          const float* x = &acc[h][8 * (i + (m >> 1)) + 2 * (m & 1)];
+          v[m] = gate_pair(x, x + 4);
+        } else {
+          const float* x = &acc[h][4 * (i + (m >> 1)) + 2 * (m & 1)];
+          v[m] = pack_bf16(x[0], x[1]);
+        }
       }
-      store_transposed(out_chunk(s.out[group], 8 * i + token, chunk), v[0], v[1], v[2], v[3]);
+      store_panel<false>(chunk_of(s.out[group][GATED ? h : i >> 3], token, (i & 7) + second), v);
     }
-    named_sync(1 + group, 128);
-    write_rows(p, t, s.out[group], t.block * OUTPUTS - p.outFirst + group * 128 + h * 64, p.outputs);
-    named_sync(1 + group, 128);
+    if constexpr (!GATED) {
+      named_sync(2 + group, 128);
+      for (int half = 0; half < 2; half++)
+        write_panel(p, row, min(rows, HALF), s.out[group][half], t.block * OUTPUTS - p.outFirst + h * 128 + half * 64);
+      named_sync(2 + group, 128);
+    }
+  }
+  if constexpr (GATED) {
+    named_sync(2 + group, 128);
+#if F8
+    quantise_panels(p, row, min(rows, HALF), t.block, s.out[group][0], PANEL, threadIdx.x & 127, 128);
+#else
+    for (int h = 0; h < 2; h++) write_panel(p, row, min(rows, HALF), s.out[group][h], t.block * 128 + h * 64);
+#endif
+    named_sync(2 + group, 128);
   }
 }
 
-template <int N, bool GATED>
+template <int N, bool MANY, bool GATED>
 DEVICE void consume(const GroupedParams& p, Shared& s, const Tile& t, int group, u32& step) {
   float acc[2][N / 2];
-  multiply<N, GATED>(acc, p, s, t, group, step);
-  if constexpr (GATED)
-    finish_gated<N>(acc, p, s, t, group);
+  multiply<N, MANY, GATED>(acc, p, s, t, group, step);
+  if constexpr (MANY)
+    finish_many<GATED>(acc, p, s, t, group);
   else
-    finish_plain<N>(acc, p, s, t, group);
+    finish_few<N, GATED>(acc, p, s, t, group);
 }
 
 // ---- kernels ----
@@ -350,15 +434,13 @@ DEVICE void grouped(const GroupedParams& p) {
     for (i32 item = blockIdx.x; item < items; item += gridDim.x) {
       Tile t = tile_of(p, item);
       if (t.rows <= 16)
-        consume<16, GATED>(p, s, t, group, step);
+        consume<16, false, GATED>(p, s, t, group, step);
       else if (t.rows <= 32)
-        consume<32, GATED>(p, s, t, group, step);
-      else if (t.rows <= 64)
-        consume<64, GATED>(p, s, t, group, step);
-      else if (t.rows <= 96)
-        consume<96, GATED>(p, s, t, group, step);
+        consume<32, false, GATED>(p, s, t, group, step);
+      else if (t.rows <= HALF)
+        consume<64, false, GATED>(p, s, t, group, step);
       else
-        consume<128, GATED>(p, s, t, group, step);
+        consume<128, true, GATED>(p, s, t, group, step);
     }
   }
 }

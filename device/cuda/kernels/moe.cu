@@ -36,20 +36,49 @@ DEVICE void load_ids(i32 (&e)[IDS], const i32* ids, i32 base, i32 to) {
   }
 }
 
+// Blocks of a cluster, of which a kernel launched without clusters is one.
+DEVICE u32 cluster_rank() {
+  u32 r;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
+  return r;
+}
+DEVICE u32 cluster_size() {
+  u32 n;
+  asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(n));
+  return n;
+}
+DEVICE void cluster_sync() {
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
+// load_from reads a variable in shared memory of a block of the cluster.
+DEVICE i32 load_from(const i32* p, u32 rank) {
+  i32 v;
+  asm volatile("{\n.reg .b32 a;\nmapa.shared::cluster.u32 a, %1, %2;\nld.shared::cluster.s32 %0, [a];\n}\n"
+               : "=r"(v)
+               : "r"(smem_addr(p)), "r"(rank)
+               : "memory");
+  return v;
+}
+
+static constexpr int MAX_EXPERTS = ROUTE_WARPS * WARP;
+
 // route sorts the pairs by expert and cuts each expert's rows into tiles. It
-// takes a block of ROUTE_WARPS warps, which own consecutive pairs. Shared memory
-// next is i32 [ROUTE_WARPS, experts]: first the pairs of each warp for each
-// expert, then the next row of each. Places are written for the pairs [first,
-// last) only, tiles if asked. An expert that does not exist stops the device.
+// takes a cluster of blocks of ROUTE_WARPS warps; each warp owns consecutive
+// pairs. Shared memory next is i32 [ROUTE_WARPS, experts]: first the pairs of
+// each warp for each expert, then the next row of each. Places are written for
+// the pairs [first, last) only, tiles if asked. An expert that does not exist
+// stops the device.
 DEVICE void route(const RouteParams& p, i32 first, i32 last, bool tilesToo) {
   __shared__ u64 sums[WARP];
+  __shared__ i32 counts[MAX_EXPERTS];  // of the block's pairs
   int tid = threadIdx.x, lane = lane_id(), warp = warp_id();
+  i32 rank = cluster_rank(), blocks = cluster_size(), warps = blocks * ROUTE_WARPS;
   for (int i = tid; i < ROUTE_WARPS * p.experts; i += blockDim.x) next[i] = 0;
   __syncthreads();
 
   i32* own = next + warp * p.experts;
-  i32 share = ((p.pairs + ROUTE_WARPS - 1) / ROUTE_WARPS + WARP - 1) / WARP * WARP;
-  i32 from = min(warp * share, p.pairs), to = min(from + share, p.pairs);
+  i32 share = ((p.pairs + warps - 1) / warps + WARP - 1) / WARP * WARP;
+  i32 from = min((rank * ROUTE_WARPS + warp) * share, p.pairs), to = min(from + share, p.pairs);
   i32 e[IDS];
   for (i32 base = from; base < to; base += IDS * WARP) {
     load_ids(e, p.ids, base, to);
@@ -62,11 +91,21 @@ DEVICE void route(const RouteParams& p, i32 first, i32 last, bool tilesToo) {
   }
   __syncthreads();
 
-  // Thread e holds expert e: rows in the low half of the scanned value, tiles in
-  // the high half. The copy engine wants to begin at 16 bytes of the scales.
-  i32 rows = 0;
+  // Thread e holds expert e.
+  i32 count = 0, before = 0, rows = 0;
   if (tid < p.experts)
-    for (int w = 0; w < ROUTE_WARPS; w++) rows += next[w * p.experts + tid];
+    for (int w = 0; w < ROUTE_WARPS; w++) count += next[w * p.experts + tid];
+  counts[tid] = count;
+  cluster_sync();
+  for (i32 b = 0; b < blocks; b++) {
+    i32 n = load_from(&counts[tid], b);
+    rows += n;
+    if (b < rank) before += n;
+  }
+  cluster_sync();
+
+  // Rows in the low half of the scanned value, tiles in the high half. The copy
+  // engine wants to begin at 16 bytes of the scales.
   i32 tiles = (rows + p.tileRows - 1) / p.tileRows;
   u64 value = (u64)tiles << 32 | (u32)(rows + 3 & ~3), scan = value;
 #pragma unroll
@@ -80,7 +119,7 @@ DEVICE void route(const RouteParams& p, i32 first, i32 last, bool tilesToo) {
   if (tilesToo && tid == blockDim.x - 1) *p.count = (i32)(scan >> 32);
   i32 row = (i32)(u32)(scan - value), tile = (i32)((scan - value) >> 32);
   if (tid < p.experts) {
-    for (int w = 0, r = row; w < ROUTE_WARPS; w++) {
+    for (int w = 0, r = row + before; w < ROUTE_WARPS; w++) {
       i32 n = next[w * p.experts + tid];
       next[w * p.experts + tid] = r;
       r += n;
@@ -110,10 +149,10 @@ DEVICE void route(const RouteParams& p, i32 first, i32 last, bool tilesToo) {
   }
 }
 
-// moe_route is route for all pairs, by one block.
+// moe_route is route for all pairs, by one cluster.
 KERNEL __launch_bounds__(ROUTE_WARPS* WARP, 1) moe_route(const RouteParams p) {
   grid_launch_dependents();
-  route(p, 0, p.pairs, true);
+  route(p, 0, p.pairs, cluster_rank() == 0);
 }
 
 // ---- rows in that order ----
