@@ -473,3 +473,37 @@ func repeatRows(b *testing.B, d *Device, few device.Tensor, rows int) device.Ten
 	}
 	return t
 }
+
+// TestMoELayout checks that the pieces of scratch memory lie side by side, that
+// results fit where the inputs were, and the size that moeLayout's comment
+// promises.
+func TestMoELayout(t *testing.T) {
+	for _, form := range []expertForm{expertGeneric, expertBF16, expertF8} {
+		for _, pairs := range []int{1, 8, 9, 1000, 65536, 1 << 17} {
+			for _, hidden := range []int{128, 384, 7168} {
+				const count, inner = 256, 256
+				l := layoutMoE(form, pairs, count, hidden, inner)
+				size, n := int64(form.weightBytes()), int64(l.rows)
+				what := fmt.Sprintf("form %d, %d pairs, hidden %d", form, pairs, hidden)
+				at := []int64{l.place, l.count, l.tiles, l.inputs, l.inner, l.bytes}
+				least := []int64{4 * int64(pairs), 4, 16, max(n*int64(hidden)*size, 2*n*int64(l.columns)), n * inner * size}
+				if form == expertF8 {
+					at = []int64{l.place, l.count, l.tiles, l.inputs, l.inner, l.inputScales, l.innerScales, l.bytes}
+					least = append(least, 4*n*int64(hidden/128), 4*n*inner/128)
+				}
+				for i, need := range least {
+					if at[i]%256 != 0 || at[i+1]-at[i] < need {
+						t.Errorf("%s: piece %d has [%d, %d), needs %d bytes", what, i, at[i], at[i+1], need)
+					}
+				}
+				if l.rows < pairs || l.rows%4 != 0 || l.columns < 1 || l.columns > hidden || l.columns < hidden && l.columns%groupedOutputs != 0 {
+					t.Errorf("%s: %d rows, %d columns at a time", what, l.rows, l.columns)
+				}
+			}
+		}
+	}
+	e := &experts{count: 256, hidden: 7168, inner: 2048, form: expertF8}
+	if perToken := moeScratchBytes(e, 8192, 8) / 8192; perToken < 70e3 || perToken > 80e3 {
+		t.Errorf("%d bytes a token", perToken)
+	}
+}
