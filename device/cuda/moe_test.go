@@ -462,7 +462,7 @@ func benchmarkMoE(b *testing.B, d *Device, rng *rand.Rand, e *experts, rows int,
 
 // repeatRows repeats the rows of a tensor.
 func repeatRows(b *testing.B, d *Device, few device.Tensor, rows int) device.Tensor {
-	mem, err := d.Alloc(int64(rows) * int64(few.Cols) * 2)
+	mem, err := d.Alloc(int64(rows) * int64(few.Cols) * int64(few.Type.Size()))
 	if err != nil {
 		b.Fatal(err)
 	}

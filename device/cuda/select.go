@@ -9,19 +9,17 @@ import (
 
 // What topk.cu is compiled with.
 const (
-	topkBins    = 4096
-	topkList    = 2048
-	topkThreads = 512
-	// topkWide is the size of blocks when there are too few rows to fill the GPU.
-	topkWide = 1024
-	// sharedMost is the shared memory that a block can have.
-	sharedMost = 232448
+	topkThreads        = 512
+	topkClusterThreads = 1024
+	topkClusterMost    = 8
+	// topkShared is sizeof(Shared) at 1024 threads; bitmaps follow.
+	topkShared = 4*(4096+2*4096+2*32) + 48
 )
 
 type topkParams struct {
 	Scores, Rows, Runs, Out, Extents driver.Ptr
 	Columns, Pitch                   int64
-	TopK, Cached, Mask, Skip         int32
+	TopK, Mask, Skip, Words          int32
 }
 
 // SelectTopK implements device.Device.
@@ -42,29 +40,34 @@ func (d *Device) SelectTopK(sel device.Selection, scores device.Tensor, topk int
 	if l.numRows == 0 {
 		return
 	}
-	threads := topkThreads
-	if l.numRows <= d.info.Workers {
-		threads = topkWide
-	}
-	shared, cached := topkShared(threads, scores.Cols)
+	blocks := topkBlocks(l.numRows, scores.Cols, d.info.Workers)
+	words := divUp(scores.Cols, blocks*maskTile) * maskTile / 32
 	p := topkParams{
 		Scores: ptr(scores), Rows: l.rows, Runs: l.runs, Out: s.row(0), Columns: int64(scores.Cols), Pitch: int64(s.pitch()),
-		TopK: int32(topk), Cached: int32(cached),
+		TopK: int32(topk), Words: int32(words),
 	}
 	if s.form == device.SelectMask {
 		p.Mask, p.Extents = 1, s.extents()
 	} else {
 		p.Skip = int32(min(d.skipIdentity, topk))
 	}
-	launch(d, d.kernel(fmt.Sprintf("topk_%d", threads), "topk"), grid1(l.numRows), block1(threads), shared, &p)
+	run := driver.Launch{Grid: grid1(l.numRows * blocks), Shared: uint32(topkShared + 2*4*words)}
+	if blocks == 1 {
+		run.Function, run.Block = d.kernel("topk", "topk"), block1(topkThreads)
+	} else {
+		run.Function, run.Block, run.Cluster = d.kernel("topk_cluster", "topk"), block1(topkClusterThreads), block1(blocks)
+	}
+	launchWith(d, &run, &p)
 }
 
-// topkShared returns the shared memory of a block for rows of so many scores, and
-// of how many of them the upper halves fit.
-func topkShared(threads, columns int) (bytes, cached int) {
-	fixed := 4*(topkBins+topkList+2*threads/32) + 16
-	cached = min(roundUp(columns, maskTile), (sharedMost-fixed)/2/maskTile*maskTile)
-	return fixed + 2*cached, cached
+// topkBlocks is the number of blocks for a row: as many as there are
+// multiprocessors for, if each has a few thousand keys.
+func topkBlocks(rows, columns, multiprocessors int) int {
+	blocks := 1
+	for blocks < topkClusterMost && 2*blocks*rows <= multiprocessors && columns >= 4096*blocks {
+		blocks *= 2
+	}
+	return blocks
 }
 
 // visibleKeys is the number of keys that the last row of a run sees.

@@ -368,73 +368,21 @@ DEVICE void load_queries(Shared& s, const IndexScoresParams& p, i32 shift) {
 
 // ---- products and sums ----
 
-// Tile is a tile of keys against a group of queries. It is empty when the warp
-// group has no tile in the group, or at the end: the product is taken all the
-// same, of whatever stands in shared memory, so that the loop has no branches
-// round its products, and dropped.
-struct Tile {
-  u32 slot, stage;  // of keys and queries
-  i32 group, key;   // the first key's position
-  i32 row, rows, pos, to;  // of the run; rows is 0 for an empty tile
-  bool first, last;  // of the group's tiles in this warp group
-  bool release;      // nothing else in the item needs the keys
+// Operand describes shared memory to a product, in 16 bytes: rows of 128 bytes,
+// swizzled. The upper half of a descriptor is the same for all.
+struct Operand {
+  u32 low;
+  DEVICE Operand(const void* p) : low((u32)smem_desc(p)) {}
+  DEVICE u64 at(u32 bytes) const { return (u64)0x40000040u << 32 | low + (bytes >> 4); }
 };
 
-// Tiles goes through the tiles of one of the two warp groups. While it waits for
-// a tile the one before may be unfinished: waiting must not depend on that. It
-// does not, because each group is gone through, with an empty tile if need be:
-// the tile waited for is at most one stage and three slots further on.
-struct Tiles {
-  Shared& s;
-  Walk walk;
-  i32 half;          // which warp group
-  i32 group, tile, tiles;
-  u32 pages, count;  // pages of the items before, groups so far
-
-  DEVICE Tiles(Shared& s, i32 shift, i32 half)
-      : s(s), walk(s, shift), half(half), group(0), tile(0), tiles(0), pages(0), count(~0u) {
-    walk.first = walk.last = walk.tiles = 0;
-  }
-
-  DEVICE bool next(Tile& t) {
-    tile += 2;
-    t.first = t.last = t.release = false;
-    t.rows = 0;
-    if (tile >= tiles) {
-      count++, group++;
-      if (group >= walk.last) {
-        pages += walk.tiles;
-        if (!walk.next()) return false;
-        group = walk.first;
-      }
-      tiles = walk.tiles_of(group);
-      tile = half;
-      t.first = true;
-      t.stage = count % STAGES;
-      barrier_wait(&s.queries_full[t.stage], count / STAGES & 1);
-    }
-    t.last = tile + 2 >= tiles;
-    if (tile >= tiles) return true;
-    u32 page = pages + tile;
-    t.slot = page % RING;
-    t.stage = count % STAGES;
-    t.group = group;
-    t.key = walk.base + tile * TILE;
-    t.row = walk.work.row, t.rows = walk.work.rows, t.pos = walk.work.pos, t.to = walk.work.to;
-    t.release = group == walk.last - 1;
-    barrier_wait(&s.keys_full[t.slot], page / RING & 1);
-    return true;
-  }
-};
-
-DEVICE void multiply(const Shared& s, float (&acc)[COLUMNS / 2], const Tile& t) {
-  u64 a = smem_desc(s.keys[t.slot]), b = smem_desc(s.queries[t.stage]);
-  wgmma_fence();
+// multiply starts the product of a page with a group of queries.
+DEVICE void multiply(float (&acc)[COLUMNS / 2], Operand keys, Operand queries) {
 #pragma unroll
   for (int i = 0; i < PANELS; i++) {
 #pragma unroll
     for (int k = 0; k < 4; k++) {
-      u64 x = desc_step(a, i * PANEL + k * 32), y = desc_step(b, i * COLUMNS * 128 + k * 32);
+      u64 x = keys.at(i * PANEL + k * 32), y = queries.at(i * COLUMNS * 128 + k * 32);
       if constexpr (F8)
         wgmma_e4m3_ss(acc, x, y, i > 0 || k > 0);
       else
@@ -444,27 +392,22 @@ DEVICE void multiply(const Shared& s, float (&acc)[COLUMNS / 2], const Tile& t) 
   wgmma_commit();
 }
 
-// finish writes a tile's scores. w holds the weights of this lane's columns,
-// 8i + 2(lane%4) + {0, 1}.
-DEVICE void finish(Shared& s, const IndexScoresParams& p, float (&acc)[COLUMNS / 2], float (&w)[COLUMNS / 4],
-                   const Tile& t) {
-  i32 lane = lane_id();
-  if (t.first) {
-#pragma unroll
-    for (int i = 0; i < COLUMNS / 8; i++) {
-      float2 v = *(const float2*)&s.weights[t.stage][8 * i + 2 * (lane & 3)];
-      w[2 * i] = v.x, w[2 * i + 1] = v.y;
-    }
-  }
-  // After the exchange below this lane has the row lane/4 + 8·(lane%2).
-  i32 row = (threadIdx.x / WARP & 3) * 16 + lane / 4 + 8 * (lane & 1);
-  float scale = F8 ? s.scales[t.slot][row] : 1.0f;
-  __syncwarp();
-  if (lane == 0) {
-    if (t.release) barrier_arrive(&s.keys_empty[t.slot]);
-    if (t.last) barrier_arrive(&s.queries_empty[t.stage]);
-  }
+// A lane's columns of a product are 8i + 2(lane%4) + {0, 1}, of two rows. After
+// the sums over the four lanes of a row it stores the scores of the KEPT query
+// rows of its half of the group for the key lane/4 + 8·(lane%2) of the warp's 16.
+static constexpr int KEPT = GROUP == 1 ? 1 : GROUP / 2;
 
+// Target is where a lane's scores go, for a group of queries and a segment.
+struct Target {
+  float* out;    // of the first kept row and the lane's key in tile 0
+  i64 columns;
+  i32 rows;      // kept rows that exist
+  i32 see, all;  // what the first of them sees, what all see at most, in keys from there on
+};
+
+// finish sums a product over heads and stores the scores of the tile that begins
+// at offset. Each column has its weight in w.
+DEVICE void finish(const float (&acc)[COLUMNS / 2], const float (&w)[COLUMNS / 4], const Target& t, i32 offset, float scale) {
   float sum[GROUP][2];
 #pragma unroll
   for (int i = 0; i < COLUMNS / 8; i++) {
@@ -477,10 +420,7 @@ DEVICE void finish(Shared& s, const IndexScoresParams& p, float (&acc)[COLUMNS /
       d[j] = fmaf(w[2 * i + 1], y, d[j]);
     }
   }
-  // Sum over the four lanes of a row; each keeps what it will store.
-  constexpr int KEPT = GROUP == 1 ? 1 : GROUP / 2;
-  bool upper = lane & 2, second = lane & 1;
-  float out[KEPT];
+  bool upper = lane_id() & 2, second = lane_id() & 1;
 #pragma unroll
   for (int i = 0; i < KEPT; i++) {
     float both[2];
@@ -494,34 +434,105 @@ DEVICE void finish(Shared& s, const IndexScoresParams& p, float (&acc)[COLUMNS /
       both[j] = keep + __shfl_xor_sync(~0u, give, 2);
     }
     float give = second ? both[0] : both[1];
-    out[i] = ((second ? both[1] : both[0]) + __shfl_xor_sync(~0u, give, 1)) * scale;
+    float score = ((second ? both[1] : both[0]) + __shfl_xor_sync(~0u, give, 1)) * scale;
+    if (i < t.rows && offset < min(t.see + i, t.all)) t.out[i * t.columns + offset] = score;
   }
-  if (GROUP == 1 && upper) return;
-  i32 i = t.group * GROUP + (upper ? KEPT : 0), key = t.key + row;
-  float* to = p.scores + (i64)(t.row + i) * p.columns + key;
-#pragma unroll
-  for (int k = 0; k < KEPT; k++, i++, to += p.columns)
-    if (i < t.rows && key < min(t.to, t.pos + i + 1)) *to = out[k];
 }
 
-// score takes two tiles at a time: the first is summed during the product of the
-// second, the second during products of the other warp group. (ptxas serialises
-// products that stay in flight round the loop.)
+// Turns let the two warp groups start their products alternately, the next one
+// when the other's first product is done: left alone they fall into step, and the
+// tensor cores wait while both take sums. One row's products are too short for
+// that to matter.
+static constexpr bool TURNS = GROUP > 1;
+DEVICE void await_turn(i32 half) {
+  if (TURNS) named_sync(1 + half, MATH_WARPS * WARP);
+}
+DEVICE void pass_turn(i32 half) {
+  if (TURNS) named_arrive(2 - half, MATH_WARPS * WARP);
+}
+
+// score takes the tiles of one of two warp groups, two at a time: the first is
+// summed during the product of the second, the second during the products of the
+// other warp group. (ptxas serialises products that stay in flight round a loop.)
 DEVICE void score(Shared& s, const IndexScoresParams& p, i32 shift, i32 half) {
-  Tiles tiles(s, shift, half);
+  i32 lane = lane_id(), row = (threadIdx.x / WARP & 3) * 16 + lane / 4 + 8 * (lane & 1);
+  bool upper = lane & 2;
   float x[COLUMNS / 2], y[COLUMNS / 2], w[COLUMNS / 4];
-  Tile t = {}, u = {};
-  while (tiles.next(t)) {
-    multiply(s, x, t);
-    tiles.next(u);
-    multiply(s, y, u);
-    wgmma_wait<1>();
-    wgmma_keep(x);
-    finish(s, p, x, w, t);
-    wgmma_wait<0>();
-    wgmma_keep(y);
-    finish(s, p, y, w, u);
+  Target t = {nullptr, p.columns, 0, 0, 0};
+  Walk walk(s, shift);
+  u32 pages = 0, count = 0;  // of the items and groups before
+  if (half == 1) pass_turn(half);
+  while (walk.next()) {
+    const Work& run = walk.work;
+    for (i32 g = walk.first; g < walk.last; g++, count++) {
+      u32 stage = count % STAGES;
+      i32 tiles = walk.tiles_of(g), first = g * GROUP + (upper ? KEPT : 0);
+      t.out = p.scores + (i64)(run.row + first) * p.columns + walk.base + row;
+      t.rows = GROUP == 1 && upper ? 0 : run.rows - first;
+      t.all = run.to - walk.base - row;
+      t.see = run.pos + first + 1 - walk.base - row;
+      Operand queries(s.queries[stage]);
+      barrier_wait(&s.queries_full[stage], count / STAGES & 1);
+#pragma unroll
+      for (int i = 0; i < COLUMNS / 8; i++) {
+        float2 v = *(const float2*)&s.weights[stage][8 * i + 2 * (lane & 3)];
+        w[2 * i] = v.x, w[2 * i + 1] = v.y;
+      }
+      auto ready = [&](i32 tile) {
+        u32 page = pages + tile, slot = page % RING;
+        barrier_wait(&s.keys_full[slot], page / RING & 1);
+        return slot;
+      };
+      auto scale = [&](u32 slot) { return F8 ? s.scales[slot][row] : 1.0f; };
+      // release gives a page back that the last group of the item is done with.
+      auto release = [&](u32 slot) {
+        if (g < walk.last - 1) return;
+        __syncwarp();
+        if (lane == 0) barrier_arrive(&s.keys_empty[slot]);
+      };
+      i32 tile = half;
+      for (; tile + 2 < tiles; tile += 4) {
+        u32 a = ready(tile), b = ready(tile + 2);
+        Operand keys_a(s.keys[a]), keys_b(s.keys[b]);
+        float scale_a = scale(a), scale_b = scale(b);
+        await_turn(half);
+        wgmma_fence();
+        multiply(x, keys_a, queries);
+        multiply(y, keys_b, queries);
+        wgmma_wait<1>();
+        wgmma_keep(x);
+        pass_turn(half);
+        release(a);
+        finish(x, w, t, tile * TILE, scale_a);
+        wgmma_wait<0>();
+        wgmma_keep(y);
+        release(b);
+        finish(y, w, t, tile * TILE + 2 * TILE, scale_b);
+      }
+      // Both warp groups take as many turns, be it without a tile.
+      if (tile - half < tiles) {
+        if (tile < tiles) {
+          u32 a = ready(tile);
+          float scale_a = scale(a);
+          await_turn(half);
+          wgmma_fence();
+          multiply(x, Operand(s.keys[a]), queries);
+          wgmma_wait<0>();
+          wgmma_keep(x);
+          pass_turn(half);
+          release(a);
+          finish(x, w, t, tile * TILE, scale_a);
+        } else {
+          await_turn(half);
+          pass_turn(half);
+        }
+      }
+      __syncwarp();
+      if (lane == 0) barrier_arrive(&s.queries_empty[stage]);
+    }
+    pages += walk.tiles;
   }
+  if (half == 0) await_turn(half);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)

@@ -9,16 +9,21 @@
 //                    All tiles up to the largest number of keys that a row of the
 //                    run sees are written, and that number to extent [rows].
 //
-// A block takes a row. A radix select on the numbers' order as integers finds the
-// K-th best: 12 bits (sign, exponent, three of the mantissa), 12, and 8. The first
-// pass reads the row and keeps the upper 16 bits of the keys in shared memory.
-// Few keys share the K-th best's upper 12 bits as a rule: they make a list that
-// the other digits are counted in. When they do not fit the list, whole rows are
-// counted again. Then the row is gone through once more, in order of position:
-// 16 bits decide except where they are the K-th best's.
+// A block takes a row; where there are few rows a cluster of blocks does, a slice
+// each (CLUSTER=1). A sample of the row gives a score that a few more than K keys
+// are likely to reach. Those are collected in one reading of the row, and the cut
+// (what the K-th best is) is found among them, by counting digits of the scores'
+// order as integers. If fewer than K reach it, or more than there is room for, the
+// same counting goes over the whole row. What is selected is marked in a bitmap,
+// which puts it in order.
 //
-//latent:unit topk_512 hot THREADS=512
-//latent:unit topk_1024 hot THREADS=1024
+// Shared memory adds to different bins fast and to the same one slowly. Hence the
+// sample: counting digits of all keys took 2.3 times as long. Hence also digits of
+// the distance between the best and the worst key that is counted: the upper bits
+// of the best keys of a row are much the same.
+//
+//latent:unit topk hot THREADS=512 BLOCKS=3 CLUSTER=0
+//latent:unit topk_cluster hot THREADS=1024 BLOCKS=1 CLUSTER=1
 
 struct TopKParams {
   const float* scores;
@@ -28,213 +33,324 @@ struct TopKParams {
   i32* extent;  // masks only
   i64 columns, pitch;
   i32 topk;
-  i32 cached;  // keys kept in shared memory, a multiple of TILE
-  i32 mask;    // form of out
-  i32 skip;    // rows of indices that see at most so many keys are left alone
+  i32 mask;   // form of out
+  i32 skip;   // rows of indices that see at most so many keys are left alone
+  i32 words;  // of a bitmap: a slice's keys by 32, a multiple of 4
 };
 
 static constexpr int WARPS = THREADS / WARP;
 static constexpr int BINS = 4096;
-static constexpr int LIST = 2048;
-static constexpr int TILE = 128;  // keys that a warp handles at a time, four a lane
+static constexpr int LIST = 4096;
+static constexpr int TILE = 128;  // keys of a tile of a mask
 static constexpr int BATCH = 4;   // loads in flight of a thread
+
+// Told is what a block tells the others of its cluster.
+struct Told {
+  u32 sum, best;
+};
 
 struct Shared {
   u32 bins[BINS];
-  u32 list[LIST];
-  u32 sums[WARPS], equal[WARPS];
-  u32 listed;                // keys in list
+  u32 keys[LIST];       // the order of collected scores
+  i32 positions[LIST];  // in the slice
+  u32 sums[2][WARPS];
+  u32 listed, best;  // listed may count beyond LIST
   u32 digit, above, inside;  // of the chosen bin; above counts the keys in higher bins
+  Told told[2];
+  u32 pad[3];
 
-  DEVICE u16* upper() { return (u16*)(this + 1); }  // [cached]
+  // marked holds a bit for each key of the slice above the cut, then one for
+  // each at the cut.
+  DEVICE u32* marked() { return (u32*)(this + 1); }
 };
+static_assert(sizeof(Shared) % 16 == 0, "bitmaps are read by 16 bytes");
 
 extern __shared__ __align__(16) u8 dynamic[];
-
-// order is greater for better scores, the same for −0 and +0, 0 for NaN.
-DEVICE u32 order(float x) {
-  u32 b = __float_as_uint(x + 0.0f);
-  return x != x ? 0 : b ^ ((u32)((i32)b >> 31) | 0x80000000u);
-}
 
 DEVICE u32 reduce_add(u32 v) {
   u32 r;
   asm volatile("redux.sync.add.u32 %0, %1, 0xffffffff;" : "=r"(r) : "r"(v));
   return r;
 }
+DEVICE u32 reduce_max(u32 v) {
+  u32 r;
+  asm volatile("redux.sync.max.u32 %0, %1, 0xffffffff;" : "=r"(r) : "r"(v));
+  return r;
+}
 
-// Keys are the keys of one row. Four at a time are read, of which those from
-// length on are 0 (as NaN; callers know).
-struct Keys {
-  const float* row;
-  const u16* upper;
-  i32 length, cached;
-  bool aligned;
+// ---- blocks of a row ----
 
-  DEVICE float4 scores(i32 i) const {
-    if (aligned) return __ldg((const float4*)(row + i));
-    float4 v = {0, 0, 0, 0};
-    v.x = __ldg(row + i);
-    if (i + 1 < length) v.y = __ldg(row + i + 1);
-    if (i + 2 < length) v.z = __ldg(row + i + 2);
-    if (i + 3 < length) v.w = __ldg(row + i + 3);
+// Team is the blocks of a row, usually one. What is exchanged twice in a row lies
+// in different places, so that one barrier between is enough.
+struct Team {
+  Shared& s;
+  u32 size, rank;
+  u32 scans, talks;  // so far
+
+  DEVICE Team(Shared& s) : s(s), size(1), rank(0), scans(0), talks(0) {
+    if (CLUSTER) {
+      asm("mov.u32 %0, %%cluster_nctaid.x;" : "=r"(size));
+      asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    }
+  }
+  // sync is a barrier of all threads of the row.
+  DEVICE void sync() {
+    if (CLUSTER)
+      asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+    else
+      __syncthreads();
+  }
+  // at is the address of p in the shared memory of another block.
+  DEVICE u32 at(const void* p, u32 block) {
+    u32 a;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(a) : "r"(smem_addr(p)), "r"(block));
+    return a;
+  }
+  DEVICE u32 load(const void* p, u32 block) {
+    u32 v;
+    asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(v) : "r"(at(p, block)) : "memory");
     return v;
   }
-  // visit calls f(c, upper 16 bits, whole) for keys i+c, c < 4, in front of
-  // length; i is less. whole() is the whole key.
-  template <class F>
-  DEVICE void visit(i32 i, F f) const {
-    if (i < cached) {
-      uint2 u = *(const uint2*)(upper + i);
-      u32 v[4] = {u.x & 0xffff, u.x >> 16, u.y & 0xffff, u.y >> 16};
-#pragma unroll
-      for (int c = 0; c < 4; c++)
-        if (i + c < length) f(c, v[c], [&] { return order(__ldg(row + i + c)); });
+  // store writes to this place in all blocks.
+  DEVICE void store(u32* p, u32 v) {
+    if constexpr (CLUSTER) {
+      for (u32 b = 0; b < size; b++) asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(at(p, b)), "r"(v) : "memory");
     } else {
-      float4 x = scores(i);
-      float v[4] = {x.x, x.y, x.z, x.w};
-#pragma unroll
-      for (int c = 0; c < 4; c++) {
-        u32 key = order(v[c]);
-        if (i + c < length) f(c, key >> 16, [&] { return key; });
-      }
+      *p = v;
     }
+  }
+  // exchange makes mine the sum and the maximum over all blocks, and returns the
+  // sum over those of lower rank.
+  DEVICE u32 exchange(Told& mine) {
+    if (!CLUSTER) return 0;
+    Told* told = &s.told[talks++ % 2];
+    if (threadIdx.x == 0) *told = mine;
+    sync();
+    u32 before = 0;
+    mine = {0, 0};
+    for (u32 b = 0; b < size; b++) {
+      Told other = {load(&told->sum, b), load(&told->best, b)};
+      if (b < rank) before += other.sum;
+      mine = {mine.sum + other.sum, max(mine.best, other.best)};
+    }
+    return before;
+  }
+  // scan is the sum of v over the block's threads before this one; *total that
+  // over all of them.
+  DEVICE u32 scan(u32 v, u32* total) {
+    i32 lane = lane_id(), warp = threadIdx.x / WARP;
+    u32* sums = s.sums[scans++ % 2];
+    u32 upto = v;
+#pragma unroll
+    for (int d = 1; d < WARP; d *= 2) {
+      u32 u = __shfl_up_sync(~0u, upto, d);
+      if (lane >= d) upto += u;
+    }
+    if (lane == WARP - 1) sums[warp] = upto;
+    __syncthreads();
+    u32 sum = lane < WARPS ? sums[lane] : 0;
+    *total = reduce_add(sum);
+    return reduce_add(lane < warp ? sum : 0) + upto - v;
   }
 };
 
-DEVICE void clear_bins(Shared& s) {
-  for (int i = threadIdx.x; i < BINS / 4; i += THREADS) ((uint4*)s.bins)[i] = make_uint4(0, 0, 0, 0);
-  __syncthreads();
-}
+// ---- scores ----
 
-// read counts the first digit of all keys and keeps their upper halves.
-DEVICE void read(Shared& s, const Keys& keys) {
-  auto take = [&](i32 i, float x) {
-    u32 key = order(x);
-    atomicAdd(&s.bins[key >> 20], 1u);
-    return key >> 16;
-  };
-  if (keys.aligned) {
-    for (i32 base = threadIdx.x * 4; base < keys.length; base += THREADS * 4 * BATCH) {
-      float4 v[BATCH];
-#pragma unroll
-      for (int b = 0; b < BATCH; b++)
-        if (base + b * THREADS * 4 < keys.length) v[b] = __ldg((const float4*)(keys.row + base + b * THREADS * 4));
-#pragma unroll
-      for (int b = 0; b < BATCH; b++) {
-        i32 i = base + b * THREADS * 4;
-        if (i + 3 < keys.length) {
-          u32 x = take(i, v[b].x), y = take(i + 1, v[b].y), z = take(i + 2, v[b].z), w = take(i + 3, v[b].w);
-          if (i < keys.cached) *(uint2*)(s.upper() + i) = make_uint2(x | y << 16, z | w << 16);
-        } else if (i < keys.length) {
-          float tail[3] = {v[b].x, v[b].y, v[b].z};
-#pragma unroll
-          for (int c = 0; c < 3; c++) {
-            if (i + c >= keys.length) break;
-            u32 x = take(i + c, tail[c]);
-            if (i < keys.cached) s.upper()[i + c] = (u16)x;
-          }
-        }
-      }
-    }
-    return;
-  }
-  for (i32 base = threadIdx.x; base < keys.length; base += THREADS * BATCH) {
-    float v[BATCH];
-#pragma unroll
-    for (int b = 0; b < BATCH; b++)
-      if (base + b * THREADS < keys.length) v[b] = __ldg(keys.row + base + b * THREADS);
-#pragma unroll
-    for (int b = 0; b < BATCH; b++) {
-      i32 i = base + b * THREADS;
-      if (i >= keys.length) break;
-      u32 x = take(i, v[b]);
-      if (i < keys.cached) s.upper()[i] = (u16)x;
-    }
-  }
+// order is greater for better scores, the same for −0 and +0, 0 for NaN.
+DEVICE u32 order(float x) {
+  u32 b = __float_as_uint(x + 0.0f);
+  return x != x ? 0 : b ^ ((u32)((i32)b >> 31) | 0x80000000u);
 }
+// Keys up to that of −∞ and NaN; above, threshold is order's inverse.
+static constexpr u32 LOWEST = 0x007fffff;
+DEVICE float threshold(u32 key) { return __uint_as_float(key >> 31 ? key ^ 0x80000000u : ~key); }
 
-// choose finds the bin that the need-th best of the counted keys is in.
-DEVICE void choose(Shared& s, u32 need) {
-  constexpr int EACH = BINS / THREADS;
-  i32 lane = lane_id(), warp = threadIdx.x / WARP;
-  i32 top = BINS - 1 - (i32)threadIdx.x * EACH;  // this thread's bins downwards
-  u32 mine[EACH], sum = 0;
-#pragma unroll
-  for (int i = 0; i < EACH; i++) sum += mine[i] = s.bins[top - i];
-  u32 upto = sum;
-#pragma unroll
-  for (int d = 1; d < WARP; d *= 2) {
-    u32 v = __shfl_up_sync(~0u, upto, d);
-    if (lane >= d) upto += v;
+// Slice is a block's part of a row.
+struct Slice {
+  const float* scores;
+  i32 length;
+  bool aligned;  // to 16 bytes
+
+  // four reads the scores i..i+3 in front of length; those behind are undefined.
+  DEVICE float4 four(i32 i) const {
+    float4 v = {0, 0, 0, 0};
+    if (i >= length) return v;
+    if (aligned) return __ldg((const float4*)(scores + i));
+    v.x = __ldg(scores + i);
+    if (i + 1 < length) v.y = __ldg(scores + i + 1);
+    if (i + 2 < length) v.z = __ldg(scores + i + 2);
+    if (i + 3 < length) v.w = __ldg(scores + i + 3);
+    return v;
   }
-  if (lane == WARP - 1) s.sums[warp] = upto;
-  __syncthreads();
-  u32 above = upto - sum + reduce_add(lane < warp ? s.sums[lane] : 0);
+};
+
+// ---- cuts ----
+
+// choose finds the bin that the need-th best of the counted keys is in, and
+// clears the bins. The blocks of a cluster add up a part of the bins each.
+DEVICE void choose(Team& team, u32 need) {
+  Shared& s = team.s;
+  constexpr int MOST = BINS / THREADS;
+  const i32 part = BINS / team.size, each = max(1, part / THREADS);
+  // This thread's bins, from the best bin of the part downwards.
+  i32 low = (i32)(team.rank + 1) * part - each * ((i32)threadIdx.x + 1);
+  bool has = low >= (i32)team.rank * part;
+  u32 mine[MOST], sum = 0, total;
+  if (CLUSTER) team.sync();
+#pragma unroll
+  for (int i = 0; i < MOST; i++) {
+    mine[i] = 0;
+    if (!has || i >= each) continue;
+    if (!CLUSTER) mine[i] = s.bins[low + i];
+    if (CLUSTER)
+      for (u32 b = 0; b < team.size; b++) mine[i] += team.load(s.bins + low + i, b);
+    sum += mine[i];
+  }
+  u32 above = team.scan(sum, &total);
+  Told all = {total, 0};
+  u32 before = team.exchange(all);
+  if (CLUSTER) above += all.sum - before - total;
   if (above < need && need <= above + sum) {
 #pragma unroll
-    for (int i = 0; i < EACH; i++) {
+    for (int i = MOST - 1; i >= 0; i--) {
       if (above < need && need <= above + mine[i]) {
-        s.digit = top - i;
-        s.above = above;
-        s.inside = mine[i];
+        team.store(&s.digit, low + i);
+        team.store(&s.above, above);
+        team.store(&s.inside, mine[i]);
       }
       above += mine[i];
     }
   }
-  __syncthreads();
+  team.sync();
+  for (i32 i = threadIdx.x; i < BINS / 4; i += THREADS) ((uint4*)s.bins)[i] = make_uint4(0, 0, 0, 0);
 }
 
 // Cut is what the best keys are: those above key, and the first ties keys equal
-// to it, or all of them.
+// to it; if ties is ~0 all from key on.
 struct Cut {
-  u32 key;
-  u32 ties;  // ~0: all
+  u32 key, ties;
 };
 
-// cut finds the K-th best of more than K keys.
-DEVICE Cut cut(Shared& s, const Keys& keys, u32 need) {
-  u32 prefix = 0, fixed = 0;  // the K-th best is prefix in the bits fixed
-  bool listed = false;
-#pragma unroll
-  for (int level = 0; level < 3; level++) {
-    constexpr int SHIFT[] = {20, 8, 0};
-    constexpr u32 FIELD[] = {0xfff, 0xfff, 0xff};
-    clear_bins(s);
-    // everywhere calls f for all keys that are prefix in the bits fixed.
-    auto everywhere = [&](auto f) {
-      for (i32 i = threadIdx.x * 4; i < keys.length; i += THREADS * 4)
-        keys.visit(i, [&](int, u32 upper, auto whole) {
-          if ((upper << 16 & fixed) != (prefix & 0xffff0000u)) return;
-          u32 key = whole();
-          if ((key & fixed) == prefix) f(key);
-        });
-    };
-    auto count = [&](u32 key) { atomicAdd(&s.bins[key >> SHIFT[level] & FIELD[level]], 1u); };
-    if (level == 0) {
-      read(s, keys);
-    } else if (listed) {
-      for (u32 i = threadIdx.x; i < s.listed; i += THREADS)
-        if ((s.list[i] & fixed) == prefix) count(s.list[i]);
-    } else {
-      everywhere(count);
-    }
+// cut finds the need-th best of the keys that visit goes through, of which there
+// are as many or more; their distance from least is below 2^bits. It may be below
+// the need-th best if no more than enough keys reach it. visit(f) calls f for each
+// key of the block. The bins are clear before and after.
+template <class Visit>
+DEVICE Cut cut(Team& team, u32 need, u32 enough, u32 least, i32 bits, Visit visit) {
+  Shared& s = team.s;
+  u32 reached = 0;  // keys from least + 2^bits on
+  for (;;) {
+    i32 shift = max(0, bits - 12);
+    u32 last = bits == 32 ? ~0u : (1u << bits) - 1;
+    visit([&](u32 key) {
+      u32 distance = key - least;
+      if (distance <= last) atomicAdd(&s.bins[distance >> shift], 1u);
+    });
     __syncthreads();
-    choose(s, need);
-    need -= s.above;
-    prefix |= s.digit << SHIFT[level];
-    fixed |= FIELD[level] << SHIFT[level];
-    if (s.inside == need) return {prefix, ~0u};
-    if (level < 2 && !listed && s.inside <= LIST) {
-      if (threadIdx.x == 0) s.listed = 0;
-      __syncthreads();
-      everywhere([&](u32 key) { s.list[atomicAdd(&s.listed, 1u)] = key; });
-      listed = true;
-    }
-    // Nobody changes the bins or the choice before all have read it.
-    __syncthreads();
+    choose(team, need - reached);
+    reached += s.above;
+    least += s.digit << shift;
+    bits = shift;
+    u32 inside = s.inside;
+    __syncthreads();  // the bins are clear; the choice may change
+    if (reached + inside <= enough) return {least, ~0u};
+    if (bits == 0) return {least, need - reached};
   }
-  return {prefix, need};
+}
+
+// guess returns a key that probably somewhat more than need of the row's length
+// keys reach, or 0 if lists cannot hold so many. It takes up to LIST keys of each
+// block as a sample, in pieces of 8 that are spread at random over equal parts of
+// the slice. The r-th best of a sample of m stands for r·length/m keys, give or
+// take sqrt(r)·length/m; r is chosen so that three times that is to spare.
+DEVICE u32 guess(Team& team, const Slice& slice, u32 need, i32 length) {
+  Shared& s = team.s;
+  float wanted = fmaxf(need, 1024.0f), room = LIST * team.size;
+  float size = fminf(fmaxf(128.0f * length / wanted, 1024.0f), room);
+  i32 pieces = (i32)size / (i32)(8 * team.size);
+  float each = length / (8.0f * pieces * team.size);  // keys of the row for one of the sample
+  float root = 1.5f + sqrtf(2.25f + wanted / each), most = 0.9f * room / each;
+  if (root * root > most) return 0;
+  i32 part = slice.length / 8 / pieces;  // in pieces; the last slice of a row may be too short for all
+  for (i32 i = threadIdx.x; i < 2 * pieces; i += THREADS) {
+    u32 piece = i / 2;
+    piece = part > 0 ? piece * part + piece * 2654435761u % (u32)part : piece % (u32)max(slice.length / 8, 1);
+    float4 v = slice.four(piece * 8 + i % 2 * 4);
+    *(uint4*)(s.keys + 4 * i) = make_uint4(order(v.x), order(v.y), order(v.z), order(v.w));
+  }
+  __syncthreads();
+  u32 rank = (u32)(root * root), enough = (u32)fmaxf(rank, most - 3 * sqrtf(most));
+  return cut(team, rank, enough, 0, 32, [&](auto f) {
+           for (i32 i = threadIdx.x; i < 8 * pieces; i += THREADS) f(s.keys[i]);
+         }).key;
+}
+
+// collect lists the keys from least on. listed counts those beyond LIST too.
+DEVICE void collect(Shared& s, const Slice& slice, u32 least) {
+  i32 lane = lane_id();
+  float low = threshold(least);
+  bool all = least <= LOWEST;
+  u32 best = 0;
+  constexpr i32 STEP = THREADS * 4;
+  for (i32 base = (threadIdx.x - lane) * 4; base < slice.length; base += STEP * BATCH) {
+    float4 v[BATCH];
+#pragma unroll
+    for (int b = 0; b < BATCH; b++) v[b] = slice.four(base + b * STEP + lane * 4);
+    u32 found = 0;
+#pragma unroll
+    for (int b = 0; b < BATCH; b++) {
+      float x[4] = {v[b].x, v[b].y, v[b].z, v[b].w};
+#pragma unroll
+      for (int c = 0; c < 4; c++) {
+        bool in = base + b * STEP + lane * 4 + c < slice.length;
+        if (in && (all || x[c] >= low)) found |= 1u << (4 * b + c);
+      }
+    }
+    u32 count = __popc(found), upto = count;
+#pragma unroll
+    for (int d = 1; d < WARP; d *= 2) {
+      u32 u = __shfl_up_sync(~0u, upto, d);
+      if (lane >= d) upto += u;
+    }
+    u32 at = 0;
+    if (lane == WARP - 1 && upto > 0) at = atomicAdd(&s.listed, upto);
+    at = __shfl_sync(~0u, at, WARP - 1) + upto - count;
+    for (; found != 0; found &= found - 1, at++) {
+      u32 bit = __ffs(found) - 1;
+      i32 i = base + bit / 4 * STEP + lane * 4 + bit % 4;
+      u32 key = order(__ldg(slice.scores + i));
+      best = max(best, key);
+      if (at < LIST) s.keys[at] = key, s.positions[at] = i;
+    }
+  }
+  best = reduce_max(best);
+  if (lane == 0) atomicMax(&s.best, best);
+  __syncthreads();
+}
+
+// mark puts what visit goes through and the cut selects into the bitmaps.
+template <class Visit>
+DEVICE void mark(Shared& s, Cut cut, i32 words, Visit visit) {
+  u32 *above = s.marked(), *at = above + words;
+  visit([&](u32 key, i32 position) {
+    if (key < cut.key) return;
+    u32* map = key == cut.key && cut.ties != ~0u ? at : above;
+    atomicOr(map + position / WARP, 1u << position % WARP);
+  });
+  __syncthreads();
+}
+
+// ---- output ----
+
+// permuted is word t of a mask's tile, from the tile's bits in order.
+DEVICE u32 permuted(uint4 bits, u32 t) {
+  u32 x[4] = {bits.x, bits.y, bits.z, bits.w}, word = 0;
+#pragma unroll
+  for (int m = 0; m < 4; m++) {
+    u32 pairs = x[m] >> 2 * t & 0x03030303u;
+    word |= ((pairs | pairs >> 6 | pairs >> 12 | pairs >> 18) & 0xff) << 8 * m;
+  }
+  return word;
 }
 
 // identity is word t of a tile of which the first n keys are selected.
@@ -245,111 +361,102 @@ DEVICE u32 identity(i32 n, i32 t) {
   return (1u << n / 8 * 2) - 1 | ((1u << rest) - 1) << n / 8 * 2;
 }
 
-// emit writes the row's selection. Each warp takes consecutive tiles.
-DEVICE void emit(Shared& s, const TopKParams& p, const Keys& keys, Cut cut, i32* out) {
-  i32 lane = lane_id(), warp = threadIdx.x / WARP;
-  i32 tiles = (keys.length + TILE - 1) / TILE, each = (tiles + WARPS - 1) / WARPS;
-  i32 from = warp * each, to = min(from + each, tiles);
-  bool ties = cut.ties != ~0u;
-  u32 border = cut.key >> 16;
-  // Of four keys from i on: bit c of above for those above the cut (or at it, if
-  // all of those are selected), and bit c of equal for those at it.
-  auto compare = [&](i32 i, u32& above, u32& equal) {
-    above = equal = 0;
-    if (i >= keys.length) return;
-    keys.visit(i, [&](int c, u32 upper, auto whole) {
-      if (upper > border) {
-        above |= 1 << c;
-      } else if (upper == border) {
-        u32 key = whole();
-        if (key > cut.key || !ties && key == cut.key) above |= 1 << c;
-        if (ties && key == cut.key) equal |= 1 << c;
-      }
-    });
-  };
-  u32 chosen = 0, tied = 0;  // in front of this warp
-  if (!p.mask || ties) {
-    u32 n = 0, m = 0;
-    for (i32 j = from; j < to; j++) {
-      u32 above, equal;
-      compare(j * TILE + lane * 4, above, equal);
-      n += __popc(above);
-      m += __popc(equal);
-    }
-    n = reduce_add(n);
-    m = reduce_add(m);
-    if (lane == 0) s.sums[warp] = n, s.equal[warp] = m;
-    __syncthreads();
-    chosen = reduce_add(lane < warp ? s.sums[lane] : 0);
-    tied = reduce_add(lane < warp ? s.equal[lane] : 0);
+// take adds the first ties of the keys at the cut to those above.
+DEVICE void take(Team& team, u32 ties, i32 words, i32 from, i32 to) {
+  u32 *above = team.s.marked(), *at = above + words, mine = 0;
+  for (i32 i = from; i < to; i++) mine += __popc(at[i]);
+  Told all = {0, 0};
+  u32 rank = team.scan(mine, &all.sum);
+  rank += team.exchange(all);
+  for (i32 i = from; i < to && rank < ties; i++) {
+    u32 bits = at[i], rest = bits;
+    for (; rest != 0 && rank < ties; rank++) rest &= rest - 1;
+    above[i] |= bits ^ rest;
   }
-  u32 before = (1u << lane) - 1;
-  for (i32 j = from; j < to; j++) {
-    u32 above, equal;
-    compare(j * TILE + lane * 4, above, equal);
-    u32 a[4];
-#pragma unroll
-    for (int c = 0; c < 4; c++) a[c] = __ballot_sync(~0u, above >> c & 1);
-    u32 e[4] = {0, 0, 0, 0};
-    u32 rank = tied;  // of this lane's next equal key
-    if (ties) {
-#pragma unroll
-      for (int c = 0; c < 4; c++) {
-        e[c] = __ballot_sync(~0u, equal >> c & 1);
-        rank += __popc(e[c] & before);
-        tied += __popc(e[c]);
-      }
-    }
-    if (p.mask) {
-      if (ties) {
-#pragma unroll
-        for (int c = 0; c < 4; c++) {
-          bool is = equal >> c & 1;
-          a[c] |= __ballot_sync(~0u, is && rank < cut.ties);
-          rank += is;
-        }
-      }
-      // A lane's keys are i = lane/2, and t, b = lane%2·2 + c/2, c%2.
-      constexpr u32 EVEN = 0x55555555u;
-      u32 word = lane & 1 ? a[2] & EVEN | (a[3] & EVEN) << 1 : a[0] & EVEN | (a[1] & EVEN) << 1;
-      if (lane & 2) word = lane & 1 ? a[2] >> 1 & EVEN | a[3] & ~EVEN : a[0] >> 1 & EVEN | a[1] & ~EVEN;
-      if (lane < 4) out[j * 4 + lane] = (i32)word;
-      continue;
-    }
-    u32 at = chosen;
-#pragma unroll
-    for (int c = 0; c < 4; c++) {
-      at += __popc(a[c] & before);
-      chosen += __popc(a[c]);
-    }
-#pragma unroll
-    for (int c = 0; c < 4; c++) {
-      bool is = equal >> c & 1;
-      if (above >> c & 1 || is && rank < cut.ties) out[at + min(rank, ties ? cut.ties : 0)] = j * TILE + lane * 4 + c;
-      at += above >> c & 1;
-      rank += is;
-    }
-  }
+  __syncthreads();
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) topk(TopKParams p) {
-  Shared& s = *(Shared*)dynamic;
+// write writes what is selected of a slice that begins at position start.
+DEVICE void write(Team& team, const TopKParams& p, Cut cut, i32* out, i32 start, i32 length) {
+  i32 words = (length + TILE - 1) / TILE * (TILE / WARP), each = (words + THREADS - 1) / THREADS;
+  i32 from = min((i32)threadIdx.x * each, words), to = min(from + each, words);  // of this thread
+  if (cut.ties != ~0u) take(team, cut.ties, p.words, from, to);
+  const u32* marked = team.s.marked();
+  if (p.mask) {
+    out += start / WARP;
+    for (i32 i = threadIdx.x; i < words; i += THREADS) out[i] = (i32)permuted(((const uint4*)marked)[i / 4], i % 4);
+    return;
+  }
+  u32 mine = 0;
+  for (i32 i = from; i < to; i++) mine += __popc(marked[i]);
+  Told all = {0, 0};
+  out += team.scan(mine, &all.sum);
+  out += team.exchange(all);
+  for (i32 i = from; i < to; i++)
+    for (u32 bits = marked[i]; bits != 0; bits &= bits - 1) *out++ = start + i * WARP + __ffs(bits) - 1;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) topk(TopKParams p) {
+  Team team(*(Shared*)dynamic);
+  Shared& s = team.s;
   grid_wait();
-  Row r = p.rows[blockIdx.x];
+  u32 index = blockIdx.x / team.size;
+  Row r = p.rows[index];
   i32* out = p.out + (i64)r.sel * p.pitch;
   bool all = r.to <= p.topk;
-  if (p.mask) {
-    Run run = p.runs[r.run];
-    i32 extent = max(0, min(run.to, run.pos + run.rows));
-    if (threadIdx.x == 0) p.extent[r.sel] = extent;
-    i32 words = (extent + TILE - 1) / TILE * 4, seen = all ? 0 : (r.to + TILE - 1) / TILE * 4;
-    for (i32 i = seen + threadIdx.x; i < words; i += THREADS)
-      out[i] = all ? (i32)identity(r.to - i / 4 * TILE, i % 4) : 0;
-  } else if (!all || r.to > p.skip) {
-    for (i32 i = threadIdx.x + (all ? 0 : p.topk); i < p.pitch; i += THREADS) out[i] = i < r.to && all ? i : -1;
+  if (team.rank == 0) {
+    if (p.mask) {
+      Run run = p.runs[r.run];
+      i32 extent = max(0, min(run.to, run.pos + run.rows));
+      if (threadIdx.x == 0) p.extent[r.sel] = extent;
+      i32 words = (extent + TILE - 1) / TILE * 4, seen = all ? 0 : (r.to + TILE - 1) / TILE * 4;
+      for (i32 i = seen + threadIdx.x; i < words; i += THREADS)
+        out[i] = all ? (i32)identity(r.to - i / 4 * TILE, i % 4) : 0;
+    } else if (!all || r.to > p.skip) {
+      for (i32 i = threadIdx.x + (all ? 0 : p.topk); i < p.pitch; i += THREADS) out[i] = i < r.to && all ? i : -1;
+    }
   }
   if (all) return;
-  const float* row = p.scores + (i64)blockIdx.x * p.columns;
-  Keys keys = {row, s.upper(), r.to, p.cached, p.columns % 4 == 0 && (u64)p.scores % 16 == 0};
-  emit(s, p, keys, cut(s, keys, p.topk), out);
+
+  i32 most = (i32)((u32)(r.to + team.size * TILE - 1) / (team.size * TILE)) * TILE;  // keys of a slice
+  i32 start = min((i32)team.rank * most, r.to), length = min(most, r.to - start);
+  Slice slice = {p.scores + (i64)index * p.columns + start, length, p.columns % 4 == 0 && (u64)p.scores % 16 == 0};
+  for (i32 i = threadIdx.x; i < p.words / 2; i += THREADS) ((uint4*)s.marked())[i] = make_uint4(0, 0, 0, 0);
+  for (i32 i = threadIdx.x; i < BINS / 4; i += THREADS) ((uint4*)s.bins)[i] = make_uint4(0, 0, 0, 0);
+  if (threadIdx.x == 0) s.listed = s.best = 0;
+  __syncthreads();
+
+  u32 least = most <= LIST ? 0 : guess(team, slice, p.topk, r.to);
+  Told listed = {0, 0};
+  if (most <= LIST || least > 0) {
+    constexpr u32 TOO_MANY = 1 << 24;
+    collect(s, slice, least);
+    listed = {s.listed <= LIST ? s.listed : TOO_MANY, s.best};
+    team.exchange(listed);
+    if (listed.sum >= TOO_MANY) listed.sum = 0;
+  }
+  Cut found;
+  if (listed.sum >= p.topk) {
+    i32 bits = 32 - __clz(listed.best - least);
+    found = cut(team, p.topk, p.topk, least, bits, [&](auto f) {
+      for (u32 i = threadIdx.x; i < s.listed; i += THREADS) f(s.keys[i]);
+    });
+    mark(s, found, p.words, [&](auto f) {
+      for (u32 i = threadIdx.x; i < s.listed; i += THREADS) f(s.keys[i], s.positions[i]);
+    });
+  } else {
+    auto whole = [&](auto f) {
+      for (i32 i = threadIdx.x * 4; i < length; i += THREADS * 4) {
+        float4 v = slice.four(i);
+        float x[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+        for (int c = 0; c < 4; c++)
+          if (i + c < length) f(order(x[c]), i + c);
+      }
+    };
+    found = cut(team, p.topk, p.topk, 0, 32, [&](auto f) { whole([&](u32 key, i32) { f(key); }); });
+    mark(s, found, p.words, whole);
+  }
+  write(team, p, found, out, start, length);
+  if (CLUSTER) team.sync();  // nobody reads this block's memory any more
 }
