@@ -23,6 +23,7 @@ type Executor struct {
 	stream     uintptr
 	syncAlways bool // SyncEnv
 	spin       bool // there are other threads to wait for
+	vigils     bool // there are so many that one may watch while another waits
 	cuda       *CUDA
 
 	// The ring. Slots [head, tail) wait; the mutex is the producers', head is
@@ -70,7 +71,7 @@ func NewExecutor(c *CUDA, ordinal int) (*Executor, error) {
 
 func newExecutor(a *api, info DeviceInfo) (*Executor, error) {
 	e := &Executor{
-		api: a, info: info, syncAlways: os.Getenv(SyncEnv) == "1", spin: runtime.GOMAXPROCS(0) > 1,
+		api: a, info: info, syncAlways: os.Getenv(SyncEnv) == "1", spin: runtime.GOMAXPROCS(0) > 1, vigils: runtime.GOMAXPROCS(0) >= 4,
 		ring: make([]command, ringSize), work: newGate(), room: newGate(), reply: newGate(),
 	}
 	started := make(chan error)
@@ -177,7 +178,7 @@ func (e *Executor) slot(op operation) *command {
 // next waits for a free command. The mutex is held.
 func (e *Executor) next(op operation) *command {
 	tail := e.tail.Load()
-	for tail-e.head.Load() == ringSize {
+	if tail-e.head.Load() == ringSize {
 		e.room.await(&e.head, tail-ringSize, false) // for half a ring: nothing to spin for
 	}
 	c := &e.ring[tail%ringSize]
@@ -213,9 +214,7 @@ func (e *Executor) put(op operation, f func() error) error {
 	// A locked goroutine that wakes up takes over the thread's place of the one
 	// that goes to sleep: then spinning would only be in its way.
 	spin := !e.publish() && e.spin
-	for e.answers.Load() == before {
-		e.reply.await(&e.answers, before, spin)
-	}
+	e.reply.await(&e.answers, before, spin)
 	return e.answer
 }
 
@@ -267,6 +266,10 @@ func (e *Executor) waitStream() result { return e.api.syncStream(e.stream) }
 // thread, as the goroutine need not be woken then and the executor can work on.
 // An error is taken from the executor like those of its commands.
 func (e *Executor) await(function, detail string, f func() result) error {
+	if e.vigils {
+		e.work.vigils.Add(1)
+		defer e.work.vigils.Add(-1)
+	}
 	r := e.withContext(f)
 	if r == success {
 		return nil
@@ -286,7 +289,6 @@ func (e *Executor) withContext(f func() result) result {
 	}
 	r := f()
 	e.api.setContext(0)
-	e.work.open() // more commands follow, as a rule: wake the executor already
 	return r
 }
 

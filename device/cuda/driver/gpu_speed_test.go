@@ -74,7 +74,7 @@ func TestGPUSpeed(t *testing.T) {
 	t.Logf("sleep of 200 µs: %v", median(100, func() { time.Sleep(200 * time.Microsecond) }))
 	t.Logf("Sync of nothing: %v", median(500, func() { g.sync(t) }))
 	t.Logf("Launch and Sync: %v", median(500, func() { burst(1) }))
-	for _, work := range []time.Duration{0, 20 * time.Microsecond, 80 * time.Microsecond, 200 * time.Microsecond} {
+	for _, work := range []time.Duration{0, 20 * time.Microsecond, 80 * time.Microsecond, 500 * time.Microsecond} {
 		t.Logf("Launch of 1 ms and Sync, the goroutine busy for %v between: %v", work, median(50, func() {
 			for begin := time.Now(); time.Since(begin) < work; {
 			}
