@@ -33,9 +33,9 @@
 static constexpr int HEADS = 64;  // rows of a block's tile
 static constexpr int KEYS = 64;   // keys of a block
 static constexpr int LATENT = 512, ROPE = 64, WIDTH = LATENT + ROPE;
-static constexpr u32 PANEL = 64 * 128;             // bytes of 64 rows of 64 elements
-static constexpr u32 PANELS = WIDTH / 64;          // 8 latent panels, 1 of rope
-static constexpr u32 TILE = PANELS * PANEL;        // Q, or a buffer of K
+static constexpr u32 PANEL = 64 * 128;       // bytes of 64 rows of 64 elements
+static constexpr u32 PANELS = WIDTH / 64;    // 8 latent panels, 1 of rope
+static constexpr u32 TILE = PANELS * PANEL;  // Q, or a buffer of K
 #if CACHE_F8
 static constexpr int RECORD = LATENT + 4 * (LATENT / 128) + 2 * ROPE;
 static constexpr int PRODUCERS = 256, PRODUCER_REGISTERS = 64, CONSUMER_REGISTERS = 192;
@@ -88,8 +88,8 @@ struct Shared {
 };
 
 // Named barriers: P of group 0 and of group 1, one for each pair of warps; all
-// consumers; group 0 has queued its scores.
-static constexpr int P_READY = 1, CONSUMERS = 9, QUEUED = 10;
+// consumers.
+static constexpr int P_READY = 1, CONSUMERS = 9;
 
 DEVICE Work work_of(const Params& p) {
   Work w;
@@ -128,10 +128,9 @@ DEVICE i32 slot_of(const Work& w, i32 pos) {
   return pos < 0 ? -1 : __ldg(w.table + (pos >> 6)) * PAGE_TOKENS + (pos & 63);
 }
 
-// The producers' warp w gathers keys WARP_KEYS·w + [0, WARP_KEYS) of a block; 8
-// lanes share a record, lanes 8s..8s+7 taking keys 4i+s of the warp's, in
-// rounds i. Lane l looks up the slot of
-// the warp's key l, one block ahead, and its position two blocks ahead.
+// The producers' warp w gathers keys WARP_KEYS·w + [0, WARP_KEYS) of a block, four
+// at a time: 8 lanes share a record, those of s take keys 4i+s in rounds i. Lane l
+// looks up the slot of the warp's key l one block ahead, and its position two.
 static constexpr int ROUNDS = WARP_KEYS / 4;
 
 struct Keys {
@@ -182,7 +181,8 @@ DEVICE u32 multiply_bf16(u32 a, u32 b) {
 }
 
 // expand2 spreads two of the four codes in v to bf16: sign, exponent and mantissa
-// move to their places, which leaves the value times 2^-120.
+// move to their places, which leaves the value times 2^-120. (A NaN, which
+// StoreLatent writes for NaN only, comes out as ±480.)
 template <int HIGH>
 DEVICE u32 expand2(u32 v) {
   u32 r;
@@ -411,32 +411,26 @@ DEVICE void weigh(float (&s)[32], u32 (&frag)[4][4], State& st, float (&f)[2], f
       for (int b = 0; b < 2; b++)
         if (!(own >> (8 * i + b) & 1)) s[4 * i + b] = s[4 * i + 2 + b] = NEG_INF;
   }
-  float top[2] = {s[0], s[2]}, base[2];
-#pragma unroll
-  for (int i = 0; i < 8; i++)
-#pragma unroll
-    for (int r = 0; r < 2; r++) top[r] = fmaxf(top[r], fmaxf(s[4 * i + 2 * r], s[4 * i + 2 * r + 1]));
-#pragma unroll
-  for (int d = 1; d <= 2; d *= 2)
-#pragma unroll
-    for (int r = 0; r < 2; r++) top[r] = fmaxf(top[r], __shfl_xor_sync(~0u, top[r], d));
 #pragma unroll
   for (int r = 0; r < 2; r++) {
-    top[r] = fmaxf(st.max[r], top[r] * scale);
-    base[r] = top[r] == NEG_INF ? 0.0f : top[r];
-    f[r] = exp2_fast(st.max[r] - base[r]);
-    st.max[r] = top[r];
-    st.sum[r] *= f[r];
-  }
+    float top = s[2 * r];
 #pragma unroll
-  for (int i = 0; i < 8; i++)
+    for (int i = 0; i < 8; i++) top = fmaxf(top, fmaxf(s[4 * i + 2 * r], s[4 * i + 2 * r + 1]));
+    top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
+    top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
+    top = fmaxf(st.max[r], top * scale);
+    float base = top == NEG_INF ? 0.0f : top;
+    f[r] = exp2_fast(st.max[r] - base);
+    st.max[r] = top;
+    float sum = 0.0f;
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
-      float a = exp2_fast(fmaf(s[4 * i + 2 * r], scale, -base[r]));
-      float b = exp2_fast(fmaf(s[4 * i + 2 * r + 1], scale, -base[r]));
-      st.sum[r] += a + b;
+    for (int i = 0; i < 8; i++) {
+      float a = exp2_fast(fmaf(s[4 * i + 2 * r], scale, -base)), b = exp2_fast(fmaf(s[4 * i + 2 * r + 1], scale, -base));
+      sum += a + b;
       frag[i >> 1][2 * (i & 1) + r] = pack_bf16(a, b);
     }
+    st.sum[r] = st.sum[r] * f[r] + sum;
+  }
 }
 
 // hand_over writes P, the maximum and the factors for the other group.
@@ -604,7 +598,6 @@ DEVICE void consume(const Params& p, const Work& w, Shared* s) {
     bool odd = j + 1 < n;
     if (GROUP == 0) {
       start_scores(s, scores, q, k, 0, parity);
-      if (odd) named_arrive(QUEUED, 256);
       wgmma_wait<0>();
       wgmma_keep(scores);
       weigh(scores, frag, st, f, p.scale, s->valid[0]);
@@ -617,9 +610,6 @@ DEVICE void consume(const Params& p, const Work& w, Shared* s) {
         release(&s->empty[1][0]);
       }
     } else if (odd) {
-      // Behind the scores of group 0: together they would end together, and
-      // both groups do nothing but softmax.
-      named_sync(QUEUED, 256);
       start_scores(s, scores, q, k, 1, parity);
       wgmma_wait<0>();
       wgmma_keep(scores);
