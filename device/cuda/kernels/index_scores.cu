@@ -10,12 +10,13 @@
 //            bf16: [slots, 128]
 //   scores   [n, columns]     float32
 //
-// A block of threads keeps a segment of up to SEGMENT keys of a sequence in
+// A block of threads keeps a segment of up to MAX_SEGMENT keys of a sequence in
 // shared memory and lets groups of GROUP query rows pass by: a key is the row,
-// a head of a query the column of a matrix product m64 n128, so that the sum over
-// heads stays inside the four lanes that share a row. Reading L2 for each score
-// costs 128·HEADS/SEGMENT bytes of queries and little for keys; with a few
-// queries resident and keys passing by, the other way round, L2 was the limit.
+// a head of a query the column of a matrix product m64 nCOLUMNS, so that the sum
+// over heads stays inside the four lanes that share a row. A score costs reading
+// 128·HEADS/MAX_SEGMENT bytes of queries from L2, 8 at 64 heads, and little for
+// keys; the other way round, a group of queries resident and keys passing by, it
+// would be 128/GROUP bytes.
 //
 // Who does what is computed on the device from the runs, so that a captured graph
 // holds for all contexts: the work of all (run, segment, group) in this order is
@@ -24,6 +25,12 @@
 // Two warp groups take alternate tiles of 64 keys, each with two sets of
 // accumulators: the sums of one are taken while the product of the other runs.
 // One warp loads pages of keys into a ring, one the groups of queries.
+//
+// Measured with parts left out (H200, 4096 rows of 8192 keys, 64 heads), time is
+// nearly the sum of the products' and of all other instructions': 417 us, 231
+// without products, 299 without the sums over heads. Three warp groups, one set of
+// accumulators, or letting the warp groups start their products by turns did not
+// help; fewer instructions did.
 //
 //latent:unit index_scores_f8_64x2 hot F8=1 HEADS=64 GROUP=2
 //latent:unit index_scores_f8_64x1 hot F8=1 HEADS=64 GROUP=1
@@ -63,257 +70,29 @@ static constexpr int RING = F8 ? 16 : 8;          // pages in shared memory: 128
 static constexpr int MAX_SEGMENT = RING * TILE;
 static constexpr int QUERIES = PANELS * COLUMNS * 128;  // bytes of a group
 static constexpr int STAGES = QUERIES > 16384 ? 2 : 4;  // groups in shared memory
-static constexpr int MAX_RUNS = 512;
 static constexpr int MATH_WARPS = 8;
 static constexpr int THREADS = (MATH_WARPS + 4) * WARP;
-// What a group costs besides its keys, in keys: half a tile wasted at the end of
-// what it sees, and fetching its queries.
-static constexpr int GROUP_COST = 128;
 
-// Work is a run, without the leading groups that need no scores. w.to is the
-// number of keys that its last row sees.
-struct Work {
-  i32 row, rows, pos, to, table;
-};
-
-DEVICE i32 groups_of(const Work& w) { return (i32)((u32)(w.rows + GROUP - 1) / GROUP); }
-
-// Position is a point on the line of all work.
-struct Position {
-  i32 run, segment, group;
-};
+#include "index_line.cuh"
 
 struct Shared {
   u8 keys[RING][PAGE];  // at multiples of 1024
   u8 queries[STAGES][QUERIES];
   float scales[RING][TILE];
   float weights[STAGES][COLUMNS < 32 ? 32 : COLUMNS];
-  i64 cost[MAX_RUNS + 1];  // of the runs before
-  Work work[MAX_RUNS];
+  Line line;
   Barrier keys_full[RING], keys_empty[RING], queries_full[STAGES], queries_empty[STAGES];
-  i64 sums[THREADS / WARP];
-  i32 row_sums[THREADS / WARP];
-  Position range[2];
 };
 static_assert(sizeof(Shared) <= 232448, "more shared memory than a block can have");
 
 extern __shared__ __align__(1024) u8 dynamic[];
-
-// ---- the line of work ----
-
-// seen is Σ over the first n groups of a run of min(limit, keys that the group
-// sees); group g sees min(w.to, w.pos + GROUP·(g+1)).
-DEVICE i64 seen(const Work& w, i32 limit, i32 n) {
-  i32 h = min(limit, w.to);
-  i32 fewer = h <= w.pos ? 0 : min((i32)((u32)(h - w.pos + GROUP - 1) / GROUP) - 1, n);
-  return (i64)fewer * w.pos + (i64)fewer * (fewer + 1) / 2 * GROUP + (i64)(n - fewer) * h;
-}
-
-// blind is the number of leading groups that see nothing of a segment.
-DEVICE i32 blind(const Work& w, i32 segment, i32 shift) {
-  return (i32)((u32)max(0, (segment << shift) - w.pos) / GROUP);
-}
-
-// before is the cost of all segments of a run before this one.
-DEVICE i64 before(const Work& w, i32 segment, i32 shift) {
-  // Σ blind over these segments: an arithmetic progression from the first
-  // segment on that begins behind the first row.
-  i32 step = (1 << shift) / GROUP, skipped = (i32)((u32)(w.pos + GROUP - 1) / GROUP);
-  i32 first = min(segment, (i32)((u32)(skipped + step - 1) / step)), n = segment - first;
-  i32 blinds = n * (first + segment - 1) / 2 * step - skipped * n;
-  i32 groups = groups_of(w);
-  return seen(w, segment << shift, groups) + GROUP_COST * ((i64)segment * groups - blinds);
-}
-
-// within is the cost of the first n groups of a segment.
-DEVICE i64 within(const Work& w, i32 segment, i32 shift, i32 n) {
-  return seen(w, (segment + 1) << shift, n) - seen(w, segment << shift, n) +
-         GROUP_COST * (i64)max(0, n - blind(w, segment, shift));
-}
-
-DEVICE i32 segments_of(const Work& w, i32 shift) { return (w.to + (1 << shift) - 1) >> shift; }
-
-// last_true is the largest i of [0, n) with holds(i), which is true for 0 and
-// then up to some i. All lanes of a warp search together.
-template <class F>
-DEVICE i32 last_true(i32 n, F holds) {
-  i32 lo = 0, hi = n;
-  while (hi - lo > 1) {
-    i32 step = (i32)((u32)(hi - lo + WARP - 1) / WARP), i = lo + step * (lane_id() + 1);
-    lo += step * __popc(__ballot_sync(~0u, i < hi && holds(i)));
-    hi = min(hi, lo + step);
-  }
-  return lo;
-}
-
-// find is the first group that begins at cost x or behind it.
-DEVICE Position find(const Shared& s, i32 runs, i32 shift, i64 x) {
-  if (x >= s.cost[runs]) return {runs, 0, 0};
-  Position p;
-  p.run = last_true(runs, [&](i32 i) { return s.cost[i] <= x; });
-  Work w = s.work[p.run];
-  x -= s.cost[p.run];
-  p.segment = last_true(segments_of(w, shift), [&](i32 i) { return before(w, i, shift) <= x; });
-  x -= before(w, p.segment, shift);
-  p.group = x == 0 ? 0 : 1 + last_true(groups_of(w), [&](i32 i) { return within(w, p.segment, shift, i) < x; });
-  return p;
-}
-
-// Walk goes through a block's part of the line, an item at a time: groups
-// [first, last) of a run and a segment of its keys from base on, of which the
-// last group sees tiles tiles. All roles walk the same way.
-struct Walk {
-  const Shared& s;
-  Position at, end;
-  i32 shift;
-  Work work;
-  i32 base, first, last, tiles;
-
-  DEVICE Walk(const Shared& s, i32 shift) : s(s), at(s.range[0]), end(s.range[1]), shift(shift) {}
-
-  // limit is the number of keys of the sequence that a group sees.
-  DEVICE i32 limit(i32 group) const { return min(work.to, work.pos + GROUP * (group + 1)); }
-  DEVICE i32 tiles_of(i32 group) const { return (min(1 << shift, limit(group) - base) + TILE - 1) / TILE; }
-
-  DEVICE bool next() {
-    for (;;) {
-      bool here = at.run == end.run && at.segment == end.segment;
-      if (at.run > end.run || at.run == end.run && at.segment > end.segment || here && at.group >= end.group) return false;
-      work = s.work[at.run];
-      if (at.segment >= segments_of(work, shift)) {
-        at = {at.run + 1, 0, 0};
-        continue;
-      }
-      base = at.segment << shift;
-      first = max(at.group, blind(work, at.segment, shift));
-      last = here ? end.group : groups_of(work);
-      at.segment++;
-      at.group = 0;
-      if (first < last) {
-        tiles = tiles_of(last - 1);
-        return true;
-      }
-    }
-  }
-};
-
-// ---- preparation ----
-
-// segment_shift chooses the keys of a segment, a power of two, from the work of
-// a block in keys times groups. A run of one or two groups, in decoding, has
-// nothing to gain from long segments but balance to lose. Otherwise a block
-// reads 128·HEADS·GROUP bytes of queries for a group and 128 for each key of an
-// item, which is least when both parts are equal.
-DEVICE i32 segment_shift(i64 keys, i32 groups, i32 runs) {
-  i64 share = keys / gridDim.x;
-  i32 most = 31 - __clz(MAX_SEGMENT);
-  if (groups <= 2 * runs) {
-    i32 shift = 7;
-    while (shift < min(most, 9) && share >= 16ll << shift) shift++;
-    return shift;
-  }
-  i32 shift = 8;
-  while (shift < most && share * COLUMNS >= 2ll << 2 * shift) shift++;
-  return shift;
-}
-
-// prepare fills work, cost and range; it returns the shift of a segment.
-DEVICE i32 prepare(Shared& s, const IndexScoresParams& p) {
-  constexpr int EACH = (MAX_RUNS + THREADS - 1) / THREADS;
-  i32 lane = lane_id(), warp = threadIdx.x / WARP;
-  Work mine[EACH];
-  i32 rows = 0, groups = 0;
-  i64 keys = 0;
-#pragma unroll
-  for (int i = 0; i < EACH; i++) {
-    i32 r = (i32)threadIdx.x * EACH + i;
-    mine[i] = {rows, 0, 0, 0, 0};
-    if (r < p.num_runs) {
-      Run run = p.runs[r];
-      Work& w = mine[i];
-      w.table = p.pages.first[run.seq];
-      w.rows = run.rows;
-      w.pos = run.pos;
-      w.to = min(run.to, run.pos + run.rows);
-      rows += run.rows;
-      if (w.to <= p.skip || w.rows <= 0) {
-        w.rows = w.to = 0;
-      } else if (p.skip > w.pos) {
-        i32 rows_left_out = (p.skip - w.pos) / GROUP * GROUP;
-        w.row += rows_left_out, w.pos += rows_left_out, w.rows -= rows_left_out;
-      }
-      groups += groups_of(w);
-      keys += seen(w, w.to, groups_of(w));
-    }
-  }
-  // Where the rows of this thread's runs begin, and the sums over all runs.
-  i32 begin = rows;
-#pragma unroll
-  for (int d = 1; d < WARP; d *= 2) {
-    i32 v = __shfl_up_sync(~0u, begin, d);
-    if (lane >= d) begin += v;
-  }
-#pragma unroll
-  for (int d = WARP / 2; d > 0; d /= 2) {
-    keys += __shfl_xor_sync(~0u, keys, d);
-    groups += __shfl_xor_sync(~0u, groups, d);
-  }
-  if (lane == WARP - 1) s.row_sums[warp] = begin;
-  if (lane == 0) s.sums[warp] = keys << 24 | groups;
-  __syncthreads();
-  begin += p.first_row - rows;
-  keys = 0;
-#pragma unroll
-  for (int i = 0; i < THREADS / WARP; i++) {
-    if (i < warp) begin += s.row_sums[i];
-    keys += s.sums[i];
-  }
-  i32 shift = segment_shift(keys >> 24, (i32)(keys & 0xffffff), p.num_runs);
-  __syncthreads();
-
-  i64 cost[EACH], sum = 0;
-#pragma unroll
-  for (int i = 0; i < EACH; i++) {
-    mine[i].row += begin;
-    cost[i] = sum;
-    sum += before(mine[i], segments_of(mine[i], shift), shift);
-  }
-  i64 upto = sum;
-#pragma unroll
-  for (int d = 1; d < WARP; d *= 2) {
-    i64 v = __shfl_up_sync(~0u, upto, d);
-    if (lane >= d) upto += v;
-  }
-  if (lane == WARP - 1) s.sums[warp] = upto;
-  __syncthreads();
-  upto -= sum;
-#pragma unroll
-  for (int i = 0; i < THREADS / WARP; i++)
-    if (i < warp) upto += s.sums[i];
-#pragma unroll
-  for (int i = 0; i < EACH; i++) {
-    i32 r = (i32)threadIdx.x * EACH + i;
-    if (r < p.num_runs) {
-      s.work[r] = mine[i];
-      s.cost[r] = upto + cost[i];
-      if (r == p.num_runs - 1) s.cost[r + 1] = upto + sum;
-    }
-  }
-  __syncthreads();
-  if (warp < 2) {
-    Position at = find(s, p.num_runs, shift, s.cost[p.num_runs] * (blockIdx.x + warp) / gridDim.x);
-    if (lane == 0) s.range[warp] = at;
-  }
-  __syncthreads();
-  return shift;
-}
 
 // ---- loading ----
 
 DEVICE void load_keys(Shared& s, const IndexScoresParams& p, i32 shift) {
   constexpr u32 BYTES = PAGE + (F8 ? TILE * 4 : 0);
   i32 lane = lane_id();
-  Walk walk(s, shift);
+  Walk walk(s.line, shift);
   bool more = walk.next();
   // The numbers of an item's pages, a lane each, are read while the pages of
   // the item before are loaded.
@@ -346,7 +125,7 @@ DEVICE void load_keys(Shared& s, const IndexScoresParams& p, i32 shift) {
 
 DEVICE void load_queries(Shared& s, const IndexScoresParams& p, i32 shift) {
   i32 lane = lane_id();
-  Walk walk(s, shift);
+  Walk walk(s.line, shift);
   u32 count = 0;
   while (walk.next()) {
     for (i32 g = walk.first; g < walk.last; g++, count++) {
@@ -439,18 +218,6 @@ DEVICE void finish(const float (&acc)[COLUMNS / 2], const float (&w)[COLUMNS / 4
   }
 }
 
-// Turns let the two warp groups start their products alternately, the next one
-// when the other's first product is done: left alone they fall into step, and the
-// tensor cores wait while both take sums. One row's products are too short for
-// that to matter.
-static constexpr bool TURNS = GROUP > 1;
-DEVICE void await_turn(i32 half) {
-  if (TURNS) named_sync(1 + half, MATH_WARPS * WARP);
-}
-DEVICE void pass_turn(i32 half) {
-  if (TURNS) named_arrive(2 - half, MATH_WARPS * WARP);
-}
-
 // score takes the tiles of one of two warp groups, two at a time: the first is
 // summed during the product of the second, the second during the products of the
 // other warp group. (ptxas serialises products that stay in flight round a loop.)
@@ -459,9 +226,8 @@ DEVICE void score(Shared& s, const IndexScoresParams& p, i32 shift, i32 half) {
   bool upper = lane & 2;
   float x[COLUMNS / 2], y[COLUMNS / 2], w[COLUMNS / 4];
   Target t = {nullptr, p.columns, 0, 0, 0};
-  Walk walk(s, shift);
+  Walk walk(s.line, shift);
   u32 pages = 0, count = 0;  // of the items and groups before
-  if (half == 1) pass_turn(half);
   while (walk.next()) {
     const Work& run = walk.work;
     for (i32 g = walk.first; g < walk.last; g++, count++) {
@@ -495,13 +261,11 @@ DEVICE void score(Shared& s, const IndexScoresParams& p, i32 shift, i32 half) {
         u32 a = ready(tile), b = ready(tile + 2);
         Operand keys_a(s.keys[a]), keys_b(s.keys[b]);
         float scale_a = scale(a), scale_b = scale(b);
-        await_turn(half);
         wgmma_fence();
         multiply(x, keys_a, queries);
         multiply(y, keys_b, queries);
         wgmma_wait<1>();
         wgmma_keep(x);
-        pass_turn(half);
         release(a);
         finish(x, w, t, tile * TILE, scale_a);
         wgmma_wait<0>();
@@ -509,30 +273,21 @@ DEVICE void score(Shared& s, const IndexScoresParams& p, i32 shift, i32 half) {
         release(b);
         finish(y, w, t, tile * TILE + 2 * TILE, scale_b);
       }
-      // Both warp groups take as many turns, be it without a tile.
-      if (tile - half < tiles) {
-        if (tile < tiles) {
-          u32 a = ready(tile);
-          float scale_a = scale(a);
-          await_turn(half);
-          wgmma_fence();
-          multiply(x, Operand(s.keys[a]), queries);
-          wgmma_wait<0>();
-          wgmma_keep(x);
-          pass_turn(half);
-          release(a);
-          finish(x, w, t, tile * TILE, scale_a);
-        } else {
-          await_turn(half);
-          pass_turn(half);
-        }
+      if (tile < tiles) {
+        u32 a = ready(tile);
+        float scale_a = scale(a);
+        wgmma_fence();
+        multiply(x, Operand(s.keys[a]), queries);
+        wgmma_wait<0>();
+        wgmma_keep(x);
+        release(a);
+        finish(x, w, t, tile * TILE, scale_a);
       }
       __syncwarp();
       if (lane == 0) barrier_arrive(&s.queries_empty[stage]);
     }
     pages += walk.tiles;
   }
-  if (half == 0) await_turn(half);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
@@ -553,7 +308,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     barrier_init_done();
   }
   grid_wait();
-  i32 shift = prepare(s, p);
+  i32 shift = prepare(s.line, {p.runs, p.pages, p.num_runs, p.first_row, p.skip});
   i32 warp = warp_id();
   if (warp < MATH_WARPS) {
     register_alloc<232>();

@@ -17,10 +17,10 @@
 // same counting goes over the whole row. What is selected is marked in a bitmap,
 // which puts it in order.
 //
-// Shared memory adds to different bins fast and to the same one slowly. Hence the
-// sample: counting digits of all keys took 2.3 times as long. Hence also digits of
-// the distance between the best and the worst key that is counted: the upper bits
-// of the best keys of a row are much the same.
+// Counting digits of all keys of a row took 1.7 to 2.2 times as long for 4096 rows
+// of 32768 keys, and as long for rows of 8192. Digits are those of the distance
+// from the least key that is counted: the upper bits of the best keys of a row are
+// much the same, and shared memory adds to one bin slowly.
 //
 //latent:unit topk hot THREADS=512 BLOCKS=3 CLUSTER=0
 //latent:unit topk_cluster hot THREADS=1024 BLOCKS=1 CLUSTER=1
