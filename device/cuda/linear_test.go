@@ -469,3 +469,42 @@ func BenchmarkLinearQueue(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkHead times the product of the vocabulary's head, bf16 to float32
+// logits, for as many rows as sequences in a decode step.
+func BenchmarkHead(b *testing.B) {
+	d := newTestDevice(b)
+	const outputs, cols = 129280, 7168
+	rng := rand.New(rand.NewPCG(21, 22))
+	pool := newExpertPool(rng, device.BF16, 1<<20).data
+	data := bytes.Repeat(pool, divUp(2*outputs*cols, len(pool)))[:2*outputs*cols]
+	w, err := d.LoadMatrix(device.BF16, device.MatrixSource{Name: "head", Rows: outputs, Cols: cols, Type: device.BF16, Data: data})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, rows := range []int{1, 2, 4, 8, 16, 32, 64, 128} {
+		b.Run(fmt.Sprint(rows), func(b *testing.B) {
+			src := newTensor(b, d, device.BF16, rows, cols, nil)
+			d.Upload(src, data[:src.Bytes()])
+			dst := newTensor(b, d, device.F32, rows, outputs, nil)
+			watch := d.NewStopwatch()
+			for range 3 {
+				d.Linear(dst, src, w, false)
+			}
+			watch.Mark()
+			for range 10 {
+				d.Linear(dst, src, w, false)
+				watch.Mark()
+			}
+			laps := watch.Laps(nil)
+			if err := d.Sync(); err != nil {
+				b.Fatal(err)
+			}
+			slices.Sort(laps)
+			us := float64(laps[len(laps)/2].Nanoseconds()) / 1e3
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(us, "us")
+			b.ReportMetric(2*outputs*cols/us/1e6, "TB/s")
+		})
+	}
+}
