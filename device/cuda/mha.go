@@ -137,8 +137,11 @@ func (d *Device) mhaFast(c *mhaCall, k mhaKernel, selected bool) {
 	}
 	const align, barriers = 1024, 256
 	shared := align + 2*mhaRows*head + 2*2*k.tile*(head+c.value) + barriers
-	launch(d, d.kernel(unit, "mha"), grid1(min(l.numItems, d.info.Workers)), block1(384), shared, &p)
+	launch(d, d.kernel(unit, "mha"), grid1(d.mhaGrid(l.numItems)), block1(384), shared, &p)
 }
+
+// mhaGrid is how many thread blocks draw items: as many as run at once.
+func (d *Device) mhaGrid(items int) int { return min(items, d.info.Workers) }
 
 func (d *Device) mhaGeneric(c *mhaCall, selected bool) {
 	l := d.mhaList(c, selected, mhaGenericRows)
@@ -178,7 +181,13 @@ func (d *Device) mhaList(c *mhaCall, selected bool, rows int) mhaList {
 	l.ticket = d.stagedRuns(kind, c.heads<<16|rows, c.runs, ticket+block*l.numBlocks+l.numItems, func(dst []int32) {
 		clear(dst[:ticket]) // the kernel counts up and leaves zero
 		blocks := unsafe.Slice((*mhaBlock)(unsafe.Pointer(unsafe.SliceData(dst[ticket:]))), l.numBlocks)
-		mhaOrder(blocks, dst[ticket+block*l.numBlocks:], c, selected, rows)
+		items := dst[ticket+block*l.numBlocks:]
+		mhaOrder(blocks, items, c, selected, rows)
+		// A thread block begins with item i and item i+grid: the longest first
+		// with the shortest second.
+		if grid := d.mhaGrid(l.numItems); len(items) > grid {
+			slices.Reverse(items[grid:min(2*grid, len(items))])
+		}
 	})
 	l.blocks = l.ticket + 4*ticket
 	l.items = l.blocks + driver.Ptr(4*block*l.numBlocks)

@@ -9,11 +9,13 @@
 //   out   bf16 [T, H, DV], lse f32 [T, H] (natural logarithm)
 //
 // A work item is a block of 128 query rows and a head. The grid is as large as
-// the machine; its blocks draw items, longest first, from a counter. One warp
-// group copies queries, keys and values to shared memory, two compute, 64 rows
-// each: while the scores of key tile j-1 and the values of tile j are in the
-// matrix unit, only the scores are waited for, so that the softmax of j-1 runs
-// under the values of j. Tiles are visited from the last one leftwards.
+// the machine; its blocks draw items, longest first, from a counter. Of a block's
+// three warp groups one copies queries, keys and values to shared memory, two
+// compute, 64 rows each: while the scores of key tile j-1 and the values of tile
+// j are in the matrix unit, only the scores are waited for, so that the softmax of
+// j-1 runs under the values of j. Tiles are visited from the last one leftwards.
+// Copies run ahead into the next item; queries move on to registers, where there
+// is room for them, so that their buffer is free for the next item's.
 //
 //latent:unit mha_128 hot DN=128 DV=128 SELECT=0
 //latent:unit mha_128_select hot DN=128 DV=128 SELECT=1
@@ -25,6 +27,7 @@ static constexpr int DR = 64, HEAD = DN + DR;
 static constexpr int ROWS = 128, GROUP_ROWS = 64;
 static constexpr int TILE = DV > 128 ? 64 : 128;  // keys
 static constexpr int STAGES = 2;
+static constexpr bool Q_REGISTERS = DV <= 128;
 
 // Everything in shared memory is in panels of 64 columns, rows of 128 bytes.
 static constexpr int Q_PANEL = ROWS * 128, KV_PANEL = TILE * 128;
@@ -41,14 +44,16 @@ struct Params {
   const u32* mask;         // rows of pitch words
   const i32* items;        // [count] block*heads + head, longest first
   const MhaBlock* blocks;
-  u32* ticket;             // 0 before the launch and after it
+  u32* ticket;             // items drawn beyond the first two of each block; 0 before and after
   i32 count, heads, pitch;
   float scale;
 };
 
 struct Item {
   MhaBlock block;
-  i32 head;  // -1: no more work
+  i32 head;   // -1: no more work
+  i32 tiles;  // of keys
+  i32 key;    // of the expansion, the first of the last tile
 };
 
 struct Shared {
@@ -83,71 +88,89 @@ DEVICE int tiles_until(const MhaBlock& b, int row) {
 
 // ---- copies ----
 
-DEVICE Item draw_item(const Params& p) {
-  Item w;
-  w.head = -1;
-  u32 n = atomicAdd(p.ticket, 1);
-  if (n < p.count) {
-    i32 item = __ldg(p.items + n);
-    i32 block = item / p.heads;
-    w.head = item - block * p.heads;
-    const int4* b = (const int4*)(p.blocks + block);
-    int4 lo = __ldg(b), hi = __ldg(b + 1);
-    w.block = {lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w};
-  } else if (n == p.count + gridDim.x - 1) {
-    *p.ticket = 0;  // every block has drawn its last one
+// schedule is run by one thread: it draws items and copies their queries. It is
+// two items ahead of the computing groups: the first two items of a block are
+// therefore fixed, and mha.go pairs long ones with short ones.
+DEVICE void schedule(const Params& p, Shared& sh, u8* q) {
+  prefetch_map(&p.q);
+  u32 queries = 0;
+  u32 next = blockIdx.x;
+  for (u32 n = 0;; n++) {
+    Item& item = sh.item[n & 1];
+    barrier_wait(&sh.item_empty[n & 1], n >> 1 & 1 ^ 1);
+    if (next >= p.count) {
+      item.head = -1;
+      barrier_arrive(&sh.item_full[n & 1]);
+      return;
+    }
+    const i32 at = __ldg(p.items + next);
+    const i32 block = at / p.heads, head = at - block * p.heads;
+    const int4* source = (const int4*)(p.blocks + block);
+    const int4 lo = __ldg(source), hi = __ldg(source + 1);
+    const MhaBlock b = {lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w};
+    const int tiles = tiles_until(b, b.rows);
+    item = {b, head, tiles, b.keys - (b.from - tile_base(b)) + (tiles - 1) * TILE};
+    barrier_arrive(&sh.item_full[n & 1]);
+    if (tiles > 0) {
+      barrier_wait(&sh.q_empty, queries++ & 1 ^ 1);
+      barrier_expect(&sh.q_full, Q_BYTES);
+#pragma unroll
+      for (int i = 0; i < HEAD / 64; i++)
+        tma_load_3d(q + i * Q_PANEL, &p.q, &sh.q_full, 64 * i, head, b.row, EVICT_FIRST);
+    }
+    if (n == 0) {
+      next += gridDim.x;
+    } else {
+      u32 drawn = atomicAdd(p.ticket, 1);
+      next = 2 * gridDim.x + drawn;
+      // The last draw of all: every block that drew has found no more.
+      if (drawn + 1 + gridDim.x == p.count) *p.ticket = 0;
+    }
   }
-  return w;
 }
 
-// produce is run by one thread. Keys go one tile ahead of values, the order in
-// which they are consumed.
-DEVICE void produce(const Params& p, Shared& sh, u8* q, u8* k, u8* v) {
-  prefetch_map(&p.q);
+// load is run by one thread: it copies keys and values, of item after item as
+// one stream. Keys go one tile ahead of values, the order in which they are
+// consumed.
+DEVICE void load(const Params& p, Shared& sh, u8* k, u8* v) {
   prefetch_map(&p.kv);
   prefetch_map(&p.rope);
-  Item w = draw_item(p);
-  Stage s;  // of keys; values follow
-  u32 queries = 0;
-  auto load_values = [&](Stage at, int key) {
+  Stage s;                      // of keys; values follow
+  i32 value_head = -1, value_key;  // of the tile whose values come next
+  auto load_values = [&] {
+    if (value_head < 0) return;
+    Stage at{s.count - 1};
     Barrier* full = &sh.v_full[at.slot()];
     barrier_wait(&sh.v_empty[at.slot()], at.parity() ^ 1);
     barrier_expect(full, V_BYTES);
 #pragma unroll
     for (int i = 0; i < DV / 64; i++)
-      tma_load_3d(v + at.slot() * V_BYTES + i * KV_PANEL, &p.kv, full, DN + 64 * i, w.head, key);
+      tma_load_3d(v + at.slot() * V_BYTES + i * KV_PANEL, &p.kv, full, DN + 64 * i, value_head, value_key);
   };
   for (u32 n = 0;; n++) {
-    barrier_wait(&sh.item_empty[n & 1], n >> 1 & 1 ^ 1);
-    sh.item[n & 1] = w;
-    barrier_arrive(&sh.item_full[n & 1]);
-    if (w.head < 0) return;
-    int tiles = tiles_until(w.block, w.block.rows);
-    if (tiles == 0) {
-      w = draw_item(p);
-      continue;
+    barrier_wait(&sh.item_full[n & 1], n >> 1 & 1);
+    const i32 head = sh.item[n & 1].head, tiles = sh.item[n & 1].tiles;
+    i32 key = sh.item[n & 1].key;
+    if (head < 0) break;
+    if (tiles == 0) {  // do not keep values waiting for keys that may be far away
+      load_values();
+      value_head = -1;
     }
-    barrier_wait(&sh.q_empty, queries++ & 1 ^ 1);
-    barrier_expect(&sh.q_full, Q_BYTES);
-#pragma unroll
-    for (int i = 0; i < HEAD / 64; i++)
-      tma_load_3d(q + i * Q_PANEL, &p.q, &sh.q_full, 64 * i, w.head, w.block.row, EVICT_FIRST);
-    int key = w.block.keys - (w.block.from - tile_base(w.block)) + (tiles - 1) * TILE;
-    for (int j = tiles - 1; j >= 0; j--, key -= TILE) {
+    barrier_arrive(&sh.item_empty[n & 1]);
+    for (int j = 0; j < tiles; j++, key -= TILE) {
       Barrier* full = &sh.k_full[s.slot()];
       barrier_wait(&sh.k_empty[s.slot()], s.parity() ^ 1);
       barrier_expect(full, K_BYTES);
 #pragma unroll
       for (int i = 0; i < DN / 64; i++)
-        tma_load_3d(k + s.slot() * K_BYTES + i * KV_PANEL, &p.kv, full, 64 * i, w.head, key);
+        tma_load_3d(k + s.slot() * K_BYTES + i * KV_PANEL, &p.kv, full, 64 * i, head, key);
       tma_load_2d(k + s.slot() * K_BYTES + DN / 64 * KV_PANEL, &p.rope, full, 0, key);
-      if (j < tiles - 1) load_values({s.count - 1}, key + TILE);
+      load_values();
+      value_head = head, value_key = key;
       s.count++;
     }
-    Item next = draw_item(p);
-    load_values({s.count - 1}, key + TILE);
-    w = next;
   }
+  load_values();
 }
 
 // ---- softmax ----
@@ -219,12 +242,35 @@ DEVICE void release(Barrier* empty) {
 
 // ---- matrix products ----
 
+// Queries are a group's 64 query rows as an operand: in registers or, as a
+// descriptor, in shared memory.
+struct Queries {
+  u32 w[Q_REGISTERS ? HEAD / 16 : 1][4];
+  u64 desc;
+};
+
+// load_queries moves 16 rows, from `row` on, to a warp's registers.
+DEVICE void load_queries(Queries& q, const u8* buffer, int row) {
+  const int lane = lane_id();
+#pragma unroll
+  for (int i = 0; i < HEAD / 16; i++) {
+    u32 at = smem_addr(buffer + i / 4 * Q_PANEL) + swizzle128(row + lane % 16, i % 4 * 32 + lane / 16 * 16);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(q.w[i][0]), "=r"(q.w[i][1]), "=r"(q.w[i][2]), "=r"(q.w[i][3])
+                 : "r"(at)
+                 : "memory");
+  }
+}
+
 // begin_scores starts s = q·kᵀ, 64 rows by TILE keys.
-DEVICE void begin_scores(float (&s)[TILE / 2], u64 q, u64 k) {
+DEVICE void begin_scores(float (&s)[TILE / 2], const Queries& q, u64 k) {
   wgmma_fence();
 #pragma unroll
-  for (int i = 0; i < HEAD / 16; i++)
-    wgmma_bf16_ss(s, desc_step(q, i / 4 * Q_PANEL + i % 4 * 32), desc_step(k, i / 4 * KV_PANEL + i % 4 * 32), i > 0);
+  for (int i = 0; i < HEAD / 16; i++) {
+    u64 b = desc_step(k, i / 4 * KV_PANEL + i % 4 * 32);
+    if (Q_REGISTERS) wgmma_bf16_rs(s, q.w[i], b, i > 0);
+    else wgmma_bf16_ss(s, desc_step(q.desc, i / 4 * Q_PANEL + i % 4 * 32), b, i > 0);
+  }
   wgmma_commit();
 }
 
@@ -261,7 +307,7 @@ DEVICE Item take_item(Shared& sh, u32 n) {
   const Item& w = sh.item[n & 1];
   const MhaBlock& b = w.block;
   Item u{{uniform(b.row), uniform(b.rows), uniform(b.pos), uniform(b.from), uniform(b.to), uniform(b.keys), uniform(b.sel)},
-         uniform(w.head)};
+         uniform(w.head), uniform(w.tiles)};
   release(&sh.item_empty[n & 1]);
   return u;
 }
@@ -352,20 +398,20 @@ DEVICE void apply_mask(float (&s)[TILE / 2], const u32 (&word)[2], const Rows& r
 DEVICE void compute(const Params& p, Shared& sh, u8* q, u8* k, u8* v, int group) {
   const int row = group * GROUP_ROWS + warp_id() % 4 * 16 + lane_id() / 4;  // and row+8
   const float scale2 = p.scale * LOG2E;
-  const u64 q_desc = smem_desc(q + group * GROUP_ROWS * 128);
+  Queries queries;
+  queries.desc = smem_desc(q + group * GROUP_ROWS * 128);
   const u64 k_desc = smem_desc(k), v_desc = smem_desc(v, 1024, KV_PANEL);
   float s[TILE / 2], o[DV / 2];
   u32 weights[TILE / 16][4];
   State st;
   Stage c;  // of the tile whose scores come next
-  u32 queries = 0;
+  u32 loads = 0;  // of queries
 
   for (u32 n = 0;; n++) {
     const Item w = take_item(sh, n);
     if (w.head < 0) return;
     const MhaBlock& b = w.block;
     const int base = tile_base(b);
-    const int tiles = tiles_until(b, b.rows);
     // What this group's rows see; tiles to the right are the other group's.
     const int first = group * GROUP_ROWS;
     const int mine = first < b.rows ? tiles_until(b, min(first + GROUP_ROWS, b.rows)) : 0;
@@ -402,12 +448,12 @@ DEVICE void compute(const Params& p, Shared& sh, u8* q, u8* k, u8* v, int group)
     auto step = [&](int j, bool masked) {
       u32 word[2];
       if (masked) load_mask(word, r, j);
-      begin_scores(s, q_desc, desc_step(k_desc, c.slot() * K_BYTES));
+      begin_scores(s, queries, desc_step(k_desc, c.slot() * K_BYTES));
       start_values();
       wgmma_wait<1>();
       wgmma_keep(s);
       release(&sh.k_empty[c.slot()]);
-      if (j == 0) release(&sh.q_empty);
+      if (!Q_REGISTERS && j == 0) release(&sh.q_empty);
       if (masked) apply_mask(s, word, r, j);
       softmax(s, st, scale2);
       wgmma_keep(s);
@@ -417,12 +463,15 @@ DEVICE void compute(const Params& p, Shared& sh, u8* q, u8* k, u8* v, int group)
       to_weights(weights, s);
     };
 
-    if (tiles > 0) barrier_wait(&sh.q_full, queries++ & 1);
+    if (w.tiles > 0) {
+      barrier_wait(&sh.q_full, loads++ & 1);
+      if (Q_REGISTERS) load_queries(queries, q, first + warp_id() % 4 * 16);
+    }
     // Tiles that only the other group sees. With rows to compute there is one at
     // most, and its values may wait; without, values must go as keys do, or the
     // producer would never come to the next keys.
     Stage passed = c;
-    for (int j = tiles; j > mine; j--, c.count++) {
+    for (int j = w.tiles; j > mine; j--, c.count++) {
       barrier_wait(&sh.k_full[c.slot()], c.parity());
       release(&sh.k_empty[c.slot()]);
       if (mine > 0) continue;
@@ -435,15 +484,18 @@ DEVICE void compute(const Params& p, Shared& sh, u8* q, u8* k, u8* v, int group)
       u32 word[2];
       load_mask(word, r, j);
       barrier_wait(&sh.k_full[c.slot()], c.parity());
-      begin_scores(s, q_desc, desc_step(k_desc, c.slot() * K_BYTES));
+      begin_scores(s, queries, desc_step(k_desc, c.slot() * K_BYTES));
       wgmma_wait<0>();
       wgmma_keep(s);
       release(&sh.k_empty[c.slot()]);
+      // Queries have arrived in registers only now that a product has used them.
+      if (Q_REGISTERS || j == 0) release(&sh.q_empty);
       apply_mask(s, word, r, j);
       softmax(s, st, scale2);
       to_weights(weights, s);
+    } else if (w.tiles > 0) {
+      release(&sh.q_empty);
     }
-    if (mine <= 1 && tiles > 0) release(&sh.q_empty);
     for (; passed.count < c.count; passed.count++) {
       barrier_wait(&sh.v_full[passed.slot()], passed.parity());
       release(&sh.v_empty[passed.slot()]);
@@ -481,7 +533,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) mha(const __grid_constant__
   if (threadIdx.x == 0) {
     for (int i = 0; i < 2; i++) {
       barrier_init(&sh.item_full[i], 1);
-      barrier_init(&sh.item_empty[i], 8);
+      barrier_init(&sh.item_empty[i], 9);
     }
     barrier_init(&sh.q_full, 1);
     barrier_init(&sh.q_empty, 8);
@@ -496,10 +548,11 @@ extern "C" __global__ void __launch_bounds__(384, 1) mha(const __grid_constant__
   __syncthreads();
   int group = warp_id() / 4;
   if (group == 0) {
-    register_dealloc<40>();
-    if (warp_id() == 0 && elect_one()) produce(p, sh, q, k, v);
+    register_dealloc<24>();
+    if (warp_id() == 0 && elect_one()) load(p, sh, k, v);
+    if (warp_id() == 1 && elect_one()) schedule(p, sh, q);
   } else {
-    register_alloc<232>();
+    register_alloc<240>();
     compute(p, sh, q, k, v, group - 1);
   }
 }
