@@ -40,14 +40,8 @@ type Device struct {
 	codesMaps map[codesKey]driver.TensorMap
 	scratches map[string]*memory
 	moved     int // counts scratch buffers that took another address
-
-	// skipIdentity lets IndexScores and SelectTopK leave rows alone that see at
-	// most so many keys: for those MLA takes all keys without reading a
-	// selection. 0 is off.
-	skipIdentity int
-
-	live map[*memory]struct{}
-	err  error // first failure before a command was queued
+	live      map[*memory]struct{}
+	err       error // first failure before a command was queued
 }
 
 var (

@@ -20,18 +20,18 @@ const (
 )
 
 type indexScoresParams struct {
-	Queries, Keys, Weights     driver.TensorMap
-	Pages                      Pages
-	Runs, Pool, Scores         driver.Ptr
-	Columns                    int64
-	NumRuns, FirstRow, Skip, _ int32
+	Queries, Keys, Weights  driver.TensorMap
+	Pages                   Pages
+	Runs, Pool, Scores      driver.Ptr
+	Columns                 int64
+	NumRuns, FirstRow, _, _ int32
 }
 
 type indexGenericParams struct {
 	Queries, Weights, Pool, Scores, Rows driver.Ptr
 	Pages                                Pages
 	Columns                              int64
-	Heads, Dim, Skip, _                  int32
+	Heads, Dim                           int32
 }
 
 // scoreKernel is a unit of index_scores.cu: for up to heads heads, it takes
@@ -122,7 +122,7 @@ func (d *Device) IndexScores(scores, q, weights device.Tensor, ca device.Cache, 
 func (d *Device) indexScores(k scoreKernel, scores, q, weights device.Tensor, c *cache, layer int, l list) {
 	heads, rows := uint64(weights.Cols), uint64(l.numRows)
 	p := indexScoresParams{
-		Pages: d.pages(), Pool: c.indexKeys(layer), Scores: ptr(scores), Columns: int64(scores.Cols), Skip: int32(d.skipIdentity),
+		Pages: d.pages(), Pool: c.indexKeys(layer), Scores: ptr(scores), Columns: int64(scores.Cols),
 	}
 	box := []uint32{scoreDim, uint32(k.heads), uint32(k.group)}
 	queries := driver.TensorMapSpec{
@@ -168,7 +168,7 @@ func (d *Device) indexGeneric(scores, q, weights device.Tensor, c *cache, layer 
 	}
 	p := indexGenericParams{
 		Queries: ptr(q), Weights: ptr(weights), Pool: c.indexKeys(layer), Scores: ptr(scores), Rows: l.rows, Pages: d.pages(),
-		Columns: int64(scores.Cols), Heads: int32(weights.Cols), Dim: int32(c.spec.IndexDim), Skip: int32(d.skipIdentity),
+		Columns: int64(scores.Cols), Heads: int32(weights.Cols), Dim: int32(c.spec.IndexDim),
 	}
 	grid := [3]uint32{uint32(l.numRows), uint32(divUp(scores.Cols, device.PageTokens)), 1}
 	launch(d, d.kernel(unit, "index_generic"), grid, block1(genericScoreThreads), 0, &p)

@@ -216,46 +216,6 @@ func compareScores(t *testing.T, what string, got, want []float32, columns int) 
 	}
 }
 
-// TestIndexScoresSkips checks that with rows left alone the others stay the same.
-func TestIndexScoresSkips(t *testing.T) {
-	d := newTestDevice(t)
-	rng := rand.New(rand.NewPCG(4, 4))
-	list := []scoreSeq{
-		{900, []device.Run{{Rows: 900, KeyTo: 900}}}, {300, []device.Run{{Rows: 300, KeyTo: 300}}}, {800, []device.Run{{Rows: 3, Pos: 797, KeyTo: 800}}},
-	}
-	for _, heads := range []int{64, 6} {
-		x := newScoreData(t, d, rng, device.CacheF8, heads, scoreDim, list)
-		const columns, skip = 900, 450
-		d.skipIdentity = 0
-		want := x.scores(t, d, columns, func(s device.Tensor) { d.IndexScores(s, x.q, x.weights, x.cache, 0, x.runs) })
-		d.skipIdentity = skip
-		got := x.scores(t, d, columns, func(s device.Tensor) { d.IndexScores(s, x.q, x.weights, x.cache, 0, x.runs) })
-		bad, written, row := 0, 0, 0
-		for _, r := range x.runs {
-			for i := range r.Rows {
-				for c := range r.Pos + i + 1 {
-					g, w := got[row*columns+c], want[row*columns+c]
-					if r.Pos+i+1 <= skip {
-						if g == g {
-							written++
-						}
-					} else if g != w {
-						bad++
-					}
-				}
-				row++
-			}
-		}
-		if bad > 0 {
-			t.Errorf("%d heads: %d scores of rows that are not left alone differ", heads, bad)
-		}
-		if written > 2*columns*16 { // a group that begins in front of the limit is computed as a whole
-			t.Errorf("%d heads: %d scores of rows to leave alone were written", heads, written)
-		}
-		x.free()
-	}
-}
-
 // sharedMost is the shared memory that a block can have.
 const sharedMost = 232448
 

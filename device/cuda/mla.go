@@ -113,7 +113,7 @@ type mlaTiledParams struct {
 	sel                                    driver.Ptr
 	topk, rowCount, heads, splits          int32
 	scale                                  float32
-	identity                               int32
+	_                                      int32
 }
 
 // mlaCombineParams mirrors Params of mla_combine.cu.
@@ -129,7 +129,7 @@ func (d *Device) mlaTiled(a *mlaArgs, splits int) {
 	p := mlaTiledParams{
 		qa: a.qa, cache: a.cache.latents(a.layer), z: a.z, lse: a.lse, rows: a.list.rows, pages: d.pages(),
 		sel: a.sel, topk: int32(a.topk), rowCount: int32(rows), heads: int32(a.heads), splits: int32(splits),
-		scale: a.scale * math.Log2E, identity: int32(d.skipIdentity),
+		scale: a.scale * math.Log2E,
 	}
 	if splits > 1 {
 		p.part = d.scratch("MLA parts", int64(splits)*int64(items)*int64(4*a.cache.spec.Latent))
@@ -156,7 +156,7 @@ type mlaGenericParams struct {
 	pitch                     int64
 	topk, heads, latent, rope int32
 	scale                     float32
-	identity                  int32
+	_                         int32
 }
 
 // mlaGeneric computes a for any sizes.
@@ -165,7 +165,7 @@ func (d *Device) mlaGeneric(a *mlaArgs) {
 	p := mlaGenericParams{
 		qa: a.qa, cache: a.cache.latents(a.layer), z: a.z, lse: a.lse, rows: a.list.rows, pages: d.pages(),
 		sel: a.sel, pitch: int64(a.cache.latentPitch), topk: int32(a.topk), heads: int32(a.heads),
-		latent: int32(s.Latent), rope: int32(s.Rope), scale: a.scale * math.Log2E, identity: int32(d.skipIdentity),
+		latent: int32(s.Latent), rope: int32(s.Rope), scale: a.scale * math.Log2E,
 	}
 	unit := "mla_generic_bf16"
 	if s.Format == device.CacheF8 {

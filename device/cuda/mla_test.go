@@ -207,8 +207,7 @@ func (c *mlaCase) difference(got, want mlaResult) string {
 }
 
 // mlaBatch is a batch of dense rows, rows that see a part of the keys or none,
-// selections of all sizes, and rows that take all keys although they have a
-// selection row, whose indices are then not to be read.
+// and selections of all sizes.
 func mlaBatch(rng *rand.Rand) (contexts []int, runs []device.Run, sets [][]int32) {
 	contexts = []int{1, 63, 64, 65, 127, 2047, 2048, 2049, 5000}
 	add := func(seq, pos, from, to, sel int) {
@@ -230,12 +229,7 @@ func mlaBatch(rng *rand.Rand) (contexts []int, runs []device.Run, sets [][]int32
 			add(s, n-30, 3, n, -1)
 			add(s, n-3, n-2, n, -1) // sees nothing
 		}
-		if n > mlaTestTopK {
-			add(s, n-1, 0, n, selected(n, mlaTestTopK))
-			continue
-		}
-		sets = append(sets, []int32{1 << 30})
-		add(s, n-1, 0, n, len(sets)-1)
+		add(s, n-1, 0, n, selected(n, min(n, mlaTestTopK)))
 	}
 	last := len(contexts) - 1
 	for _, n := range []int{1, 63, 64, 65, 200, 2047} {
@@ -251,7 +245,6 @@ func mlaBatch(rng *rand.Rand) (contexts []int, runs []device.Run, sets [][]int32
 // the same bits from every repetition.
 func TestMLATiled(t *testing.T) {
 	d := newTestDevice(t)
-	d.skipIdentity = mlaTestTopK
 	rng := rand.New(rand.NewPCG(1, 2))
 	for _, format := range []device.CacheFormat{device.CacheBF16, device.CacheF8} {
 		for _, heads := range []int{1, 4, 16, 20, 32, 64, 128} {

@@ -19,7 +19,7 @@ const (
 type topkParams struct {
 	Scores, Rows, Runs, Out, Extents driver.Ptr
 	Columns, Pitch                   int64
-	TopK, Mask, Skip, Words          int32
+	TopK, Mask, Words, _             int32
 }
 
 // SelectTopK implements device.Device.
@@ -48,8 +48,6 @@ func (d *Device) SelectTopK(sel device.Selection, scores device.Tensor, topk int
 	}
 	if s.form == device.SelectMask {
 		p.Mask, p.Extents = 1, s.extents()
-	} else {
-		p.Skip = int32(min(d.skipIdentity, topk))
 	}
 	run := driver.Launch{Grid: grid1(l.numRows * blocks), Shared: uint32(topkShared + 2*4*words)}
 	if blocks == 1 {

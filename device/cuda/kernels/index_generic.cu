@@ -16,8 +16,6 @@ struct IndexGenericParams {
   Pages pages;
   i64 columns;
   i32 heads, dim;
-  i32 skip;
-  i32 pad;
 };
 
 static constexpr int MAX_DIM = 256;
@@ -30,7 +28,7 @@ KERNEL index_generic(IndexGenericParams p) {
   grid_wait();
   Row r = p.rows[blockIdx.x];
   i32 base = blockIdx.y * PAGE_TOKENS;
-  if (base >= r.to || r.to <= p.skip) return;
+  if (base >= r.to) return;
   i64 page = p.pages.slot(r.seq, base) / PAGE_TOKENS;
   i32 size = PAGE_TOKENS * p.dim;
   const u8* src = p.pool + page * (F8 ? size + PAGE_TOKENS * 4 : size * 2);

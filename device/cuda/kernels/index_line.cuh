@@ -155,7 +155,6 @@ struct Runs {
   Pages pages;
   i32 count;      // at most MAX_RUNS
   i32 first_row;  // of the first run, among the rows of all launches
-  i32 skip;       // rows that see at most so many keys need no scores
 };
 
 // prepare fills the line for this block; it returns the shift of a segment.
@@ -177,12 +176,7 @@ DEVICE i32 prepare(Line& s, const Runs& p) {
       w.pos = run.pos;
       w.to = min(run.to, run.pos + run.rows);
       rows += run.rows;
-      if (w.to <= p.skip || w.rows <= 0) {
-        w.rows = w.to = 0;
-      } else if (p.skip > w.pos) {
-        i32 rows_left_out = (p.skip - w.pos) / GROUP * GROUP;
-        w.row += rows_left_out, w.pos += rows_left_out, w.rows -= rows_left_out;
-      }
+      if (w.to <= 0 || w.rows <= 0) w.rows = w.to = 0;
       groups += groups_of(w);
       keys += seen(w, w.to, groups_of(w));
     }

@@ -1,8 +1,7 @@
 // Index scores on tensor cores: score[i, s] = scale_s · Σ_h w[i,h]·max(0, q[i,h]·k_s)
 // for the query rows i of a list of runs and the keys s that each of them sees.
 // For heads of 128 elements, a multiple of 4 of them and at most HEADS; other
-// shapes are index_generic.cu's. It knows nothing of selections but that rows
-// which see at most `skip` keys need no scores.
+// shapes are index_generic.cu's. It knows nothing of selections.
 //
 //   q        [n, heads, 128]  codes e4m3 with the rows 2·128·heads bytes apart (F8), or bf16
 //   weights  [n, heads]       float32; for F8 with the scales of the heads of q in them
@@ -56,8 +55,7 @@ struct IndexScoresParams {
   i64 columns;
   i32 num_runs;   // at most MAX_RUNS
   i32 first_row;  // row of q, weights and scores of the first run's first row
-  i32 skip;
-  i32 pad;
+  i32 pad[2];
 };
 
 static constexpr int TILE = 64;                   // keys of a product, tokens of a page
@@ -308,7 +306,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     barrier_init_done();
   }
   grid_wait();
-  i32 shift = prepare(s.line, {p.runs, p.pages, p.num_runs, p.first_row, p.skip});
+  i32 shift = prepare(s.line, {p.runs, p.pages, p.num_runs, p.first_row});
   i32 warp = warp_id();
   if (warp < MATH_WARPS) {
     register_alloc<232>();

@@ -62,7 +62,6 @@ struct Params {
   const i32* sel;  // [rows, topk] positions, ascending, padded with -1
   i32 topk, n, heads, splits;
   float scale;   // of scores, times log2(e)
-  i32 identity;  // rows that see at most so many keys take them all
 };
 
 // Work is what a block does: key blocks [begin, end) of a query row.
@@ -104,7 +103,7 @@ DEVICE Work work_of(const Params& p) {
   w.table = p.table + p.first[r->seq];
   w.sel = nullptr;
   i32 keys = w.to - w.from;
-  if (r->sel >= 0 && r->pos >= p.identity) {
+  if (r->sel >= 0) {
     w.sel = p.sel + (i64)r->sel * p.topk;
     keys = keys > 0 ? min(p.topk, r->pos + 1) : 0;
   }

@@ -25,7 +25,6 @@ struct Params {
   i64 pitch;
   i32 topk, heads, latent, rope;
   float scale;   // of scores, times log2(e)
-  i32 identity;  // rows that see at most so many keys take them all
 };
 
 // Record reads the elements of a cached record as floats.
@@ -59,7 +58,7 @@ KERNEL __launch_bounds__(THREADS) mla_generic(const __grid_constant__ Params p) 
   const i32* table = p.table + p.first[row->seq];
   const i32* sel = nullptr;
   i32 from = row->from, to = row->to, count = to - from;
-  if (row->sel >= 0 && row->pos >= p.identity) {
+  if (row->sel >= 0) {
     sel = p.sel + (i64)row->sel * p.topk;
     if (count > 0) count = min(p.topk, row->pos + 1);
   }

@@ -34,7 +34,6 @@ struct TopKParams {
   i64 columns, pitch;
   i32 topk;
   i32 mask;   // form of out
-  i32 skip;   // rows of indices that see at most so many keys are left alone
   i32 words;  // of a bitmap: a slice's keys by 32, a multiple of 4
 };
 
@@ -412,7 +411,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) topk(TopKParams p)
       i32 words = (extent + TILE - 1) / TILE * 4, seen = all ? 0 : (r.to + TILE - 1) / TILE * 4;
       for (i32 i = seen + threadIdx.x; i < words; i += THREADS)
         out[i] = all ? (i32)identity(r.to - i / 4 * TILE, i % 4) : 0;
-    } else if (!all || r.to > p.skip) {
+    } else if (r.to > 0) {
       for (i32 i = threadIdx.x + (all ? 0 : p.topk); i < p.pitch; i += THREADS) out[i] = i < r.to && all ? i : -1;
     }
   }
