@@ -35,6 +35,7 @@ var allowedImports = map[string][]string{
 	"latent/device/cuda/kernels/gen": {},
 	"latent/device/devicetest":       {"device"},
 	"latent/engine":                  {"device", "kvcache", "model", "pathway", "sample"},
+	"latent/eval/task":               {},
 	"latent/kvcache":                 {"device"},
 	"latent/model":                   {"checkpoint", "device", "pathway"},
 	"latent/pathway":                 {},
