@@ -67,14 +67,10 @@ func Open(opts Options) (_ *Device, err error) {
 	if d.cuda, err = driver.OpenCUDA(opts.Search); err != nil {
 		return nil, err
 	}
-	devices, err := d.cuda.Devices()
+	gpu, err := d.cuda.Device(opts.Ordinal)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("cuda: GPU %d: %w", opts.Ordinal, err)
 	}
-	if opts.Ordinal < 0 || opts.Ordinal >= len(devices) {
-		return nil, fmt.Errorf("cuda: there is no GPU %d: the driver shows %d", opts.Ordinal, len(devices))
-	}
-	gpu := devices[opts.Ordinal]
 	if gpu.Major != 9 || gpu.Minor != 0 {
 		return nil, fmt.Errorf("cuda: GPU %d (%s) has compute capability %d.%d; the kernels need 9.0 (Hopper: H100, H200, H20)",
 			opts.Ordinal, gpu.Name, gpu.Major, gpu.Minor)
