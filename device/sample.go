@@ -3,8 +3,8 @@ package device
 // Draw says how a token is chosen from a row of logits. What the fields mean is
 // said by package sample, whose results a device reproduces up to rounding.
 type Draw struct {
-	Temperature float32 // 0 takes the most likely token
-	TopP, MinP  float32
+	Temperature float64 // 0 takes the most likely token
+	TopP, MinP  float64
 	TopK        int32   // 0: all
 	Vocabulary  int32   // logits from here on take no part
 	Uniform     float64 // random number in [0, 1)

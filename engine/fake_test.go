@@ -84,7 +84,7 @@ func (m *pagedModel) draw(b *model.Batch) bool {
 		row := m.logits[i*m.vocab:][:d.Vocabulary]
 		best := slices.Index(row, slices.Max(row))
 		if d.Temperature > 0 {
-			best = inverse(row, float64(d.Temperature), d.Uniform)
+			best = inverse(row, d.Temperature, d.Uniform)
 		}
 		m.ids = append(m.ids, int32(best))
 	}

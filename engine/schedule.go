@@ -66,7 +66,7 @@ func (e *Engine) wantDraws() {
 // draw translates parameters for the model.
 func draw(p *sample.Params, u float64, vocab int) device.Draw {
 	d := device.Draw{
-		Temperature: float32(p.Temperature), TopP: float32(p.TopP), MinP: float32(p.MinP),
+		Temperature: p.Temperature, TopP: p.TopP, MinP: p.MinP,
 		TopK: int32(max(p.TopK, 0)), Vocabulary: int32(vocab), Uniform: u,
 	}
 	if p.Greedy() {

@@ -83,15 +83,6 @@ func layoutMoE(form expertForm, pairs, count, hidden, inner int) moeLayout {
 	return l
 }
 
-// moeScratchBytes bounds the scratch memory of MoE for a number of tokens that
-// choose experts of a layer each.
-func moeScratchBytes(e *experts, tokens, choose int) int64 {
-	if tokens*choose == 0 {
-		return 0
-	}
-	return layoutMoE(e.form, tokens*choose, e.count, e.hidden, e.inner).bytes
-}
-
 // moePlan is what a call needs that follows from its size: kept by the experts,
 // as a model's next step often has the same.
 type moePlan struct {

@@ -19,12 +19,12 @@ type choice struct {
 
 // newChoice translates a draw as package sample does.
 func newChoice(d *device.Draw) choice {
-	c := choice{TopP: float64(d.TopP), Margin: math.Inf(-1), Uniform: d.Uniform, TopK: max(d.TopK, 0), Vocabulary: d.Vocabulary}
+	c := choice{TopP: d.TopP, Margin: math.Inf(-1), Uniform: d.Uniform, TopK: max(d.TopK, 0), Vocabulary: d.Vocabulary}
 	if d.Temperature > 0 {
-		c.Scale = float32(1 / float64(d.Temperature))
+		c.Scale = float32(1 / d.Temperature)
 	}
 	if d.MinP > 0 {
-		c.Margin = math.Log(float64(d.MinP)) * float64(d.Temperature)
+		c.Margin = math.Log(d.MinP) * d.Temperature
 	}
 	return c
 }

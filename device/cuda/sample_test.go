@@ -37,11 +37,11 @@ func TestSample(t *testing.T) {
 			}
 			row[rt.rng.IntN(vocabulary)] = pick(0, 5, 20)
 			d := device.Draw{
-				Temperature: pick(0, 0.1, 0.7, 1, 1, 2), TopP: pick(0.01, 0.5, 0.9, 0.95, 1, 1), MinP: pick(0, 0, 0.05, 0.5, 1),
+				Temperature: float64(pick(0, 0.1, 0.7, 1, 1, 2)), TopP: float64(pick(0.01, 0.5, 0.9, 0.95, 1, 1)), MinP: float64(pick(0, 0, 0.05, 0.5, 1)),
 				TopK: int32(pick(0, 0, 1, 2, 20, 50, 1000)), Vocabulary: int32(vocabulary),
 			}
 			p := sample.Defaults()
-			p.Temperature, p.TopP, p.MinP, p.TopK = float64(d.Temperature), float64(d.TopP), float64(d.MinP), int(d.TopK)
+			p.Temperature, p.TopP, p.MinP, p.TopK = d.Temperature, d.TopP, d.MinP, int(d.TopK)
 			p.Seed, p.Vocabulary = rt.rng.Uint64(), vocabulary
 			s := sample.New(p, nil)
 			d.Uniform, _ = s.Uniform()
@@ -89,7 +89,7 @@ func TestSampleErrors(t *testing.T) {
 				temperature = 0
 			}
 			ids := rt.alloc(device.I32, 1, 1)
-			draw := device.Draw{Temperature: temperature, TopP: 0.3, Vocabulary: 3, Uniform: 0.1}
+			draw := device.Draw{Temperature: float64(temperature), TopP: 0.3, Vocabulary: 3, Uniform: 0.1}
 			rt.dev.Sample(ids, rt.put(device.F32, 4, v.row), []device.Draw{draw})
 			if got := rt.get(ids)[0]; got != v.want {
 				t.Errorf("%s at temperature %g: token %g, want %g", v.name, temperature, got, v.want)
