@@ -16,18 +16,17 @@ import (
 type capturer struct {
 	device.Device
 	captures, replays, longest int
-	invalid                    bool // replays of older graphs report moved memory
 	generation                 int
 }
 
 type recording struct {
-	r             *capturer
-	step          *device.Step
-	rows          int
-	pages         int
-	f             func()
-	generation    int
-	freed, replay bool
+	r          *capturer
+	step       *device.Step
+	rows       int
+	pages      int
+	f          func()
+	generation int
+	freed      bool
 }
 
 func (r *capturer) Capture(step *device.Step, pages int, f func()) (device.Graph, error) {
