@@ -20,6 +20,7 @@ import (
 var allowedImports = map[string][]string{
 	"latent":                         {"bench", "chat", "checkpoint", "demo", "device", "device/cpu", "device/cuda", "device/cuda/driver", "engine", "model", "pathway", "sample", "token"},
 	"latent/bench":                   {"device", "model", "pathway"},
+	"latent/bench/client":            {},
 	"latent/chat":                    {},
 	"latent/checkpoint":              {"device"},
 	"latent/cmd/latent":              {"", "bench", "chat", "checkpoint", "demo", "device", "device/cpu/kern", "device/cuda/driver", "engine", "pathway", "sample", "server"},

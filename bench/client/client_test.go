@@ -1,0 +1,294 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// script is a fake server: it writes lines as they are, flushing after each.
+func script(t *testing.T, h http.HandlerFunc) *Client {
+	t.Helper()
+	s := httptest.NewServer(h)
+	c := New(Options{BaseURL: s.URL + "/v1/", Model: "m", Timeout: 10 * time.Second})
+	t.Cleanup(func() { c.Close(); s.Close() })
+	return c
+}
+
+func lines(w http.ResponseWriter, all ...string) {
+	for _, l := range all {
+		fmt.Fprint(w, l, "\n\n")
+		w.(http.Flusher).Flush()
+	}
+}
+
+// TestStreams reads streams with the oddities of servers in use.
+func TestStreams(t *testing.T) {
+	const usage = `data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":3}}}`
+	for _, c := range []struct {
+		name   string
+		lines  []string
+		want   Result
+		tokens []int
+	}{
+		{name: "a role first, usage last", lines: []string{
+			`data: {"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}]}`,
+			`data: {"choices":[{"delta":{"content":"ab"}}]}`,
+			`data: {"choices":[{"delta":{"content":"cdef"}}]}`,
+			`data: {"choices":[{"delta":{},"finish_reason":"stop"}]}`, usage, "data: [DONE]"},
+			want: Result{Text: "abcdef", FinishReason: "stop", PromptTokens: 7, CompletionTokens: 5, CachedTokens: 3, Estimated: true}, tokens: []int{2, 3}},
+		{name: "several tokens in a chunk, by ids", lines: []string{
+			`data: {"choices":[{"text":"ab","token_ids":[1,2,3]}]}`, `: ping`, `event: x`,
+			`data:{"choices":[{"text":"c","token_ids":[4]}]}`,
+			`data: {"choices":[{"text":"","token_ids":[5],"finish_reason":"length"}]}`, usage, "data: [DONE]"},
+			want: Result{Text: "abc", FinishReason: "length", PromptTokens: 7, CompletionTokens: 5, CachedTokens: 3}, tokens: []int{3, 1, 1}},
+		{name: "a running usage", lines: []string{
+			`data: {"choices":[{"text":"ab"}],"usage":{"completion_tokens":2}}`,
+			`data: {"choices":[{"text":""}],"usage":{"completion_tokens":3}}`,
+			`data: {"choices":[{"text":"c","finish_reason":"stop"}],"usage":{"completion_tokens":6}}`, "data: [DONE]"},
+			want: Result{Text: "abc", FinishReason: "stop", PromptTokens: -1, CompletionTokens: 6, CachedTokens: -1}, tokens: []int{2, 4}},
+		{name: "reasoning, and no usage", lines: []string{
+			`data: {"choices":[{"delta":{"reasoning_content":"hm"}}]}`,
+			`data: {"choices":[{"delta":{"content":"a"}}]}`,
+			`data: {"choices":[{"delta":{"tool_calls":[{"index":0}]},"finish_reason":"tool_calls"}]}`},
+			want: Result{Text: "a", Reasoning: "hm", FinishReason: "tool_calls", PromptTokens: -1, CompletionTokens: 3, CachedTokens: -1, Estimated: true}, tokens: []int{1, 1, 1}},
+		{name: "truncated", lines: []string{`data: {"choices":[{"text":"ab","token_ids":[1]}]}`},
+			want: Result{Text: "ab", PromptTokens: -1, CompletionTokens: 1, CachedTokens: -1, Class: ClassStream}, tokens: []int{1}},
+		{name: "an error in the stream", lines: []string{`data: {"choices":[{"text":"ab","token_ids":[1]}]}`, `data: {"error":{"message":"no"}}`, "data: [DONE]"},
+			want: Result{Text: "ab", PromptTokens: -1, CompletionTokens: 1, CachedTokens: -1, Class: ClassStream}, tokens: []int{1}},
+		{name: "not JSON", lines: []string{`data: {"choices"`}, want: Result{PromptTokens: -1, CachedTokens: -1, Class: ClassStream}},
+		{name: "no token at all", lines: []string{`data: {"choices":[{"text":"","finish_reason":"stop"}]}`, "data: [DONE]"},
+			want: Result{FinishReason: "stop", PromptTokens: -1, CachedTokens: -1, Class: ClassEmpty}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cl := script(t, func(w http.ResponseWriter, r *http.Request) { lines(w, c.lines...) })
+			before := time.Now()
+			got := cl.Do(t.Context(), &Request{Prompt: "x", Stream: true})
+			var tokens []int
+			last := before
+			for _, e := range got.Events {
+				tokens = append(tokens, e.Tokens)
+				if e.At.Before(last) {
+					t.Error("events run backwards")
+				}
+				last = e.At
+			}
+			if diff := cmp.Diff(c.tokens, tokens); diff != "" {
+				t.Error("tokens of events (-want +got):", diff)
+			}
+			if len(tokens) > 0 && (got.First != got.Events[0].At || got.Last != last || got.Sent.Before(before) || got.Headers.Before(got.Sent) || got.End.Before(last)) {
+				t.Errorf("times out of order: %+v", got)
+			}
+			if got.Status != 200 || (got.Err != nil) != (c.want.Class != "") || len(got.Hash) != 64 {
+				t.Errorf("status %d, error %v, hash %q", got.Status, got.Err, got.Hash)
+			}
+			flat := *got
+			flat.Sent, flat.Headers, flat.First, flat.Last, flat.End = time.Time{}, time.Time{}, time.Time{}, time.Time{}, time.Time{}
+			flat.Events, flat.Hash, flat.Status, flat.Err = nil, "", 0, nil
+			if diff := cmp.Diff(c.want, flat); diff != "" {
+				t.Error("(-want +got):", diff)
+			}
+		})
+	}
+}
+
+// TestWhole reads answers that are not streamed.
+func TestWhole(t *testing.T) {
+	cl := script(t, func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, `{"choices":[{"message":{"content":"4","reasoning_content":"2+2"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":2}}`)
+	})
+	r := cl.Do(t.Context(), &Request{Chat: true, Messages: []Message{{"user", "2+2"}}})
+	if !r.OK() || r.Text != "4" || r.Reasoning != "2+2" || r.CompletionTokens != 2 || len(r.Events) != 1 || r.Events[0].Tokens != 2 || r.Estimated {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestNative reads /generate, whose chunks repeat the text.
+func TestNative(t *testing.T) {
+	var body map[string]any
+	cl := script(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/generate" {
+			t.Errorf("path %s", r.URL.Path)
+		}
+		_ = json.NewDecoder(r.Body).Decode(&body)
+		lines(w, `data: {"text":"ab","meta_info":{"prompt_tokens":4,"completion_tokens":1,"cached_tokens":2,"finish_reason":null}}`,
+			`data: {"text":"abcd","meta_info":{"prompt_tokens":4,"completion_tokens":4,"cached_tokens":2,"finish_reason":{"type":"length"}}}`, `data: [DONE]`)
+	})
+	cl.o.Native = true
+	r := cl.Do(t.Context(), &Request{PromptIDs: []int32{1, 2}, MaxTokens: 4, IgnoreEOS: true, Stream: true})
+	if !r.OK() || r.Text != "abcd" || r.CachedTokens != 2 || len(r.Events) != 2 || r.Events[1].Tokens != 3 || r.FinishReason != "length" {
+		t.Errorf("%+v", r)
+	}
+	params := body["sampling_params"].(map[string]any)
+	if params["max_new_tokens"] != 4.0 || params["ignore_eos"] != true || len(body["input_ids"].([]any)) != 2 {
+		t.Errorf("body %v", body)
+	}
+}
+
+// TestFailures names the class of what went wrong.
+func TestFailures(t *testing.T) {
+	for _, c := range []struct {
+		name, class, text string
+		status            int
+		h                 http.HandlerFunc
+	}{
+		{"400", "status 400", "status 400: too long", 400, func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(400)
+			fmt.Fprint(w, `{"error":{"message":"too long"}}`)
+		}},
+		{"429", "status 429", "status 429: busy", 429, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Retry-After", "3")
+			w.WriteHeader(429)
+			fmt.Fprint(w, `{"error":"busy"}`)
+		}},
+		{"500", "status 5xx", "status 500: oh", 500, func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(500)
+			fmt.Fprint(w, "oh\n")
+		}},
+		{"reset before the answer", ClassConnect, "", 0, func(w http.ResponseWriter, r *http.Request) { reset(w) }},
+		{"reset in the answer", ClassStream, "", 200, func(w http.ResponseWriter, r *http.Request) {
+			lines(w, `data: {"choices":[{"text":"ab"}]}`)
+			reset(w)
+		}},
+		{"slow", ClassTimeout, "", 200, func(w http.ResponseWriter, r *http.Request) {
+			lines(w, `data: {"choices":[{"text":"ab"}]}`)
+			<-r.Context().Done()
+		}},
+		{"silent", ClassTimeout, "", 0, func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body) // a server notices that a client is gone once it has read the body
+			<-r.Context().Done()
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var requests atomic.Int32
+			cl := script(t, func(w http.ResponseWriter, r *http.Request) { requests.Add(1); c.h(w, r) })
+			if c.class == ClassTimeout {
+				cl.o.Timeout = 50 * time.Millisecond
+			}
+			r := cl.Do(context.Background(), &Request{Prompt: "x", Stream: true})
+			if r.Class != c.class || r.Status != c.status || r.Err == nil || c.text != "" && r.Err.Error() != c.text || r.End.IsZero() {
+				t.Errorf("class %q, status %d: %v", r.Class, r.Status, r.Err)
+			}
+			if requests.Load() != 1 {
+				t.Errorf("%d requests, want 1", requests.Load())
+			}
+			if c.status == 429 && r.RetryAfter != 3*time.Second {
+				t.Errorf("Retry-After %v", r.RetryAfter)
+			}
+		})
+	}
+	nobody := New(Options{BaseURL: "http://127.0.0.1:1"})
+	if r := nobody.Do(t.Context(), &Request{}); r.Class != ClassConnect {
+		t.Errorf("nobody listens: %q %v", r.Class, r.Err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if r := nobody.Do(ctx, &Request{}); r.Class != ClassCanceled {
+		t.Errorf("given up: %q %v", r.Class, r.Err)
+	}
+	if r := nobody.Do(t.Context(), &Request{Extra: map[string]any{"f": func() {}}}); r.Class != ClassRequest {
+		t.Errorf("no JSON: %q %v", r.Class, r.Err)
+	}
+}
+
+// reset ends a connection without a farewell.
+func reset(w http.ResponseWriter) {
+	conn, _, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		panic(err)
+	}
+	_ = conn.(*net.TCPConn).SetLinger(0)
+	conn.Close()
+}
+
+// TestBody looks at what is sent: fields, keys and what goes before what.
+func TestBody(t *testing.T) {
+	var body map[string]any
+	var header http.Header
+	cl := script(t, func(w http.ResponseWriter, r *http.Request) {
+		_ = json.NewDecoder(r.Body).Decode(&body)
+		header = r.Header
+		w.WriteHeader(400)
+	})
+	cl.o.APIKey, cl.o.Header = "k", http.Header{"X-A": {"b"}}
+	seed := int64(5)
+	cl.Do(t.Context(), &Request{Prompt: "p", MaxTokens: 3, TopP: 0.5, Seed: &seed, Stop: []string{"s"}, IgnoreEOS: true, Stream: true,
+		Extra: map[string]any{"max_tokens": 9, "latent": map[string]any{"policy": "mla"}}})
+	want := map[string]any{"model": "m", "prompt": "p", "max_tokens": 9.0, "temperature": 0.0, "top_p": 0.5, "seed": 5.0, "stop": []any{"s"},
+		"ignore_eos": true, "stream": true, "stream_options": map[string]any{"include_usage": true}, "latent": map[string]any{"policy": "mla"}}
+	if diff := cmp.Diff(want, body); diff != "" {
+		t.Error("(-want +got):", diff)
+	}
+	if header.Get("Authorization") != "Bearer k" || header.Get("X-A") != "b" {
+		t.Errorf("headers %v", header)
+	}
+}
+
+// TestServer asks for everything but completions.
+func TestServer(t *testing.T) {
+	starts := time.Now()
+	cl := script(t, func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/v1/models":
+			if time.Since(starts) < 100*time.Millisecond {
+				w.WriteHeader(503)
+				return
+			}
+			fmt.Fprint(w, `{"data":[{"id":"m","max_model_len":64}]}`)
+		case "/version":
+			fmt.Fprint(w, `{"version":"1"}`)
+		case "/flush_cache":
+			if r.Method != http.MethodPost {
+				w.WriteHeader(405)
+			}
+		case "/v1/completions":
+			body, _ := io.ReadAll(r.Body)
+			if !strings.Contains(string(body), `"return_token_ids":true`) {
+				t.Errorf("body %s", body)
+			}
+			fmt.Fprint(w, `{"choices":[{"prompt_token_ids":[1,2]}]}`)
+		default:
+			w.WriteHeader(404)
+		}
+	})
+	ctx := t.Context()
+	if err := cl.WaitReady(ctx, 5*time.Second); err != nil {
+		t.Error(err)
+	}
+	models, err := cl.Models(ctx)
+	if err != nil || len(models) != 1 || models[0] != (Model{ID: "m", MaxContext: 64}) {
+		t.Error(models, err)
+	}
+	info, err := cl.ServerInfo(ctx)
+	if err != nil || info["version"] != "1" {
+		t.Error(info, err)
+	}
+	if err := cl.FlushCache(ctx); err != nil {
+		t.Error(err)
+	}
+	ids, err := cl.Tokenize(ctx, "ab")
+	if err != nil || len(ids) != 2 {
+		t.Error(ids, err)
+	}
+	if _, err := cl.Get(ctx, "/metrics"); err == nil {
+		t.Error("no error for a path that does not exist")
+	}
+	err = New(Options{BaseURL: "http://127.0.0.1:1"}).WaitReady(ctx, 20*time.Millisecond)
+	if err == nil || errors.Is(err, context.Canceled) {
+		t.Errorf("nobody listens: %v", err)
+	}
+}

@@ -1,0 +1,152 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+)
+
+// Model is an entry of the server's list of models.
+type Model struct {
+	ID         string `json:"id"`
+	Root       string `json:"root"`
+	MaxContext int    `json:"max_model_len"` // 0 if the server does not say
+}
+
+// Models returns what the server serves.
+func (c *Client) Models(ctx context.Context) ([]Model, error) {
+	var list struct {
+		Data []Model `json:"data"`
+	}
+	if err := c.call(ctx, http.MethodGet, "/v1/models", nil, &list); err != nil {
+		return nil, err
+	}
+	return list.Data, nil
+}
+
+// ServerInfo returns what the server says about itself: of /server_info,
+// /get_server_info and /version the first that exists.
+func (c *Client) ServerInfo(ctx context.Context) (map[string]any, error) {
+	var info map[string]any
+	var err error
+	for _, path := range []string{"/server_info", "/get_server_info", "/version"} {
+		if err = c.call(ctx, http.MethodGet, path, nil, &info); !missing(err) {
+			break
+		}
+	}
+	return info, err
+}
+
+// WaitReady asks for the models until the server answers, at most for d.
+func (c *Client) WaitReady(ctx context.Context, d time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	var last error
+	for {
+		once, done := context.WithTimeout(ctx, 10*time.Second)
+		_, err := c.Models(once)
+		done()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() == nil || last == nil {
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s is not ready: %w", c.base, last)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// FlushCache empties the server's prefix cache.
+func (c *Client) FlushCache(ctx context.Context) error {
+	return c.call(ctx, http.MethodPost, "/flush_cache", nil, nil)
+}
+
+// Tokenize returns the tokens of a text as the server counts them: from
+// /tokenize, else from a completion that returns its prompt's ids.
+func (c *Client) Tokenize(ctx context.Context, text string) ([]int32, error) {
+	body := map[string]any{"prompt": text, "text": text}
+	if c.o.Model != "" {
+		body["model"] = c.o.Model
+	}
+	var out struct {
+		Tokens []int32 `json:"tokens"`
+	}
+	err := c.call(ctx, http.MethodPost, "/tokenize", body, &out)
+	if err == nil && len(out.Tokens) > 0 {
+		return out.Tokens, nil
+	}
+	if err != nil && !missing(err) {
+		return nil, err
+	}
+	delete(body, "text")
+	body["max_tokens"], body["return_token_ids"] = 1, true
+	var completion struct {
+		PromptIDs []int32 `json:"prompt_token_ids"`
+		Choices   []struct {
+			PromptIDs []int32 `json:"prompt_token_ids"`
+		} `json:"choices"`
+	}
+	if err := c.call(ctx, http.MethodPost, "/v1/completions", body, &completion); err != nil {
+		return nil, err
+	}
+	if len(completion.Choices) > 0 && len(completion.Choices[0].PromptIDs) > 0 {
+		return completion.Choices[0].PromptIDs, nil
+	}
+	if len(completion.PromptIDs) == 0 {
+		return nil, errors.New("the server has no /tokenize and returns no token ids: give a --tokenizer")
+	}
+	return completion.PromptIDs, nil
+}
+
+// Get returns the body of a path, such as /metrics.
+func (c *Client) Get(ctx context.Context, path string) ([]byte, error) {
+	resp, err := c.send(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("GET %s: %w", path, statusError(resp))
+	}
+	return io.ReadAll(resp.Body)
+}
+
+func missing(err error) bool {
+	var status *StatusError
+	return errors.As(err, &status) && (status.Status == http.StatusNotFound || status.Status == http.StatusMethodNotAllowed)
+}
+
+// call exchanges JSON; body and out may be nil.
+func (c *Client) call(ctx context.Context, method, path string, body, out any) error {
+	var data []byte
+	if body != nil {
+		var err error
+		if data, err = json.Marshal(body); err != nil {
+			return err
+		}
+	}
+	resp, err := c.send(ctx, method, path, data)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s %s: %w", method, path, statusError(resp))
+	}
+	answer, err := io.ReadAll(resp.Body)
+	if err == nil && out != nil {
+		err = json.Unmarshal(answer, out)
+	}
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	return nil
+}

@@ -1,0 +1,315 @@
+package client
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+	"unicode/utf8"
+)
+
+// answer is one that is being read.
+type answer struct {
+	out    *Result
+	native bool
+
+	text, reasoning bytes.Buffer
+	lengths         []int // characters that came with each event
+	uncounted       bool  // an event came without a number of tokens
+	counted         int   // tokens of the events so far
+	running         int   // of the running usage
+	finished        bool
+	nativeText      int // bytes of the native text so far, which is sent whole
+}
+
+// chunk is an event of a stream or a whole answer: the fields that matter of
+// all dialects.
+type chunk struct {
+	Choices []choice        `json:"choices"`
+	Usage   *usage          `json:"usage"`
+	Error   json.RawMessage `json:"error"`
+
+	// SGLang's /generate.
+	Text *string `json:"text"`
+	Meta *struct {
+		Prompt     *int            `json:"prompt_tokens"`
+		Completion *int            `json:"completion_tokens"`
+		Cached     *int            `json:"cached_tokens"`
+		Finish     json.RawMessage `json:"finish_reason"`
+	} `json:"meta_info"`
+}
+
+type choice struct {
+	Text     string   `json:"text"`
+	Delta    *content `json:"delta"`
+	Message  *content `json:"message"`
+	Finish   *string  `json:"finish_reason"`
+	TokenIDs []int32  `json:"token_ids"`
+}
+
+type content struct {
+	Content          *string           `json:"content"`
+	ReasoningContent *string           `json:"reasoning_content"`
+	Reasoning        *string           `json:"reasoning"`
+	ToolCalls        []json.RawMessage `json:"tool_calls"`
+}
+
+type usage struct {
+	Prompt     *int `json:"prompt_tokens"`
+	Completion *int `json:"completion_tokens"`
+	Details    *struct {
+		Cached *int `json:"cached_tokens"`
+	} `json:"prompt_tokens_details"`
+}
+
+// maxLine bounds a line of a stream.
+const maxLine = 64 << 20
+
+// readStream reads server-sent events, one of which is a line that begins with
+// "data:".
+func (a *answer) readStream(body io.Reader) error {
+	in := bufio.NewReader(body)
+	var long []byte // a line that does not fit the reader's buffer
+	for {
+		line, err := in.ReadSlice('\n')
+		switch {
+		case errors.Is(err, bufio.ErrBufferFull):
+			if long = append(long, line...); len(long) > maxLine {
+				return fmt.Errorf("a line of more than %d bytes", maxLine)
+			}
+			continue
+		case err != nil && !errors.Is(err, io.EOF):
+			return fmt.Errorf("the stream broke off: %w", err)
+		}
+		now := time.Now()
+		if len(long) > 0 {
+			long = append(long, line...)
+			line = long
+		}
+		done, lineErr := a.line(line, now)
+		long = long[:0]
+		switch {
+		case lineErr != nil:
+			return lineErr
+		case done:
+			// The end of the body, so that the connection can be used again.
+			_, _ = io.Copy(io.Discard, io.LimitReader(in, 1<<10))
+			return nil
+		case err == nil:
+		case a.finished:
+			return nil
+		default:
+			return errors.New("the stream ended without an end of the answer")
+		}
+	}
+}
+
+// line takes a line of the stream that arrived now.
+func (a *answer) line(line []byte, now time.Time) (done bool, err error) {
+	data, ok := bytes.CutPrefix(bytes.TrimSpace(line), []byte("data:"))
+	if !ok { // a comment, the name of an event, or nothing
+		return false, nil
+	}
+	data = bytes.TrimSpace(data)
+	switch {
+	case len(data) == 0:
+		return false, nil
+	case string(data) == "[DONE]":
+		return true, nil
+	}
+	var c chunk
+	if err := json.Unmarshal(data, &c); err != nil {
+		return false, fmt.Errorf("an event is not valid JSON: %w", err)
+	}
+	return false, a.take(&c, now)
+}
+
+// readWhole reads an answer that is not streamed: one event at its end.
+func (a *answer) readWhole(body io.Reader) error {
+	data, err := io.ReadAll(body)
+	if err != nil {
+		return fmt.Errorf("the answer broke off: %w", err)
+	}
+	now := time.Now()
+	var c chunk
+	if err := json.Unmarshal(data, &c); err != nil {
+		return fmt.Errorf("the answer is not valid JSON: %w", err)
+	}
+	return a.take(&c, now)
+}
+
+// take adds a chunk that arrived now.
+func (a *answer) take(c *chunk, now time.Time) error {
+	if len(c.Error) > 0 && string(c.Error) != "null" {
+		return fmt.Errorf("the server reports: %s", errorMessage([]byte(`{"error":`+string(c.Error)+`}`)))
+	}
+	if a.native {
+		a.takeNative(c, now)
+		return nil
+	}
+	before := a.running
+	if u := c.Usage; u != nil {
+		set(&a.out.PromptTokens, u.Prompt)
+		set(&a.out.CompletionTokens, u.Completion)
+		if u.Details != nil {
+			set(&a.out.CachedTokens, u.Details.Cached)
+		}
+		a.running = max(a.running, a.out.CompletionTokens)
+	}
+	if len(c.Choices) == 0 { // a usage alone
+		return nil
+	}
+	length, ids, something := 0, 0, false
+	for i := range c.Choices {
+		ch := &c.Choices[i]
+		n, some := a.content(ch)
+		length += n
+		ids += len(ch.TokenIDs)
+		something = something || some || len(ch.TokenIDs) > 0
+		if ch.Finish != nil && *ch.Finish != "" {
+			a.finished = true
+			a.out.FinishReason = *ch.Finish
+		}
+	}
+	if !something {
+		return nil
+	}
+	switch {
+	case ids > 0:
+		a.event(now, ids, length)
+	case a.running > before:
+		// What came with chunks in between that showed nothing belongs here too.
+		a.event(now, max(1, a.running-a.counted), length)
+	default:
+		a.event(now, 0, length)
+	}
+	return nil
+}
+
+// content adds a choice's text and tells how long it is and whether it is
+// anything at all.
+func (a *answer) content(ch *choice) (length int, something bool) {
+	add := func(b *bytes.Buffer, text *string) {
+		if text != nil && *text != "" {
+			b.WriteString(*text)
+			length += utf8.RuneCountInString(*text)
+			something = true
+		}
+	}
+	add(&a.text, &ch.Text)
+	for _, part := range []*content{ch.Delta, ch.Message} {
+		if part == nil {
+			continue
+		}
+		add(&a.text, part.Content)
+		add(&a.reasoning, part.ReasoningContent)
+		if part.ReasoningContent == nil {
+			add(&a.reasoning, part.Reasoning)
+		}
+		for _, call := range part.ToolCalls {
+			length += len(call)
+			something = true
+		}
+	}
+	return length, something
+}
+
+// takeNative adds a chunk of /generate, whose text and counts are those of the
+// whole answer so far.
+func (a *answer) takeNative(c *chunk, now time.Time) {
+	before := a.running
+	if m := c.Meta; m != nil {
+		set(&a.out.PromptTokens, m.Prompt)
+		set(&a.out.CompletionTokens, m.Completion)
+		set(&a.out.CachedTokens, m.Cached)
+		a.running = max(a.running, a.out.CompletionTokens)
+		var finish struct {
+			Type string `json:"type"`
+		}
+		var name string
+		switch {
+		case json.Unmarshal(m.Finish, &finish) == nil && finish.Type != "":
+			a.finished, a.out.FinishReason = true, finish.Type
+		case json.Unmarshal(m.Finish, &name) == nil && name != "":
+			a.finished, a.out.FinishReason = true, name
+		}
+	}
+	length := 0
+	if c.Text != nil && len(*c.Text) >= a.nativeText {
+		added := (*c.Text)[a.nativeText:]
+		a.nativeText = len(*c.Text)
+		a.text.WriteString(added)
+		length = utf8.RuneCountInString(added)
+	}
+	if grown := a.running - before; grown > 0 || length > 0 {
+		a.event(now, grown, length)
+	}
+}
+
+func set(dst *int, v *int) {
+	if v != nil {
+		*dst = *v
+	}
+}
+
+// event notes that tokens arrived; 0 is an unknown number.
+func (a *answer) event(now time.Time, tokens, length int) {
+	if tokens == 0 {
+		a.uncounted = true
+	}
+	a.counted += tokens
+	a.lengths = append(a.lengths, length)
+	a.out.Events = append(a.out.Events, Event{now, tokens})
+}
+
+// settle finishes the result: texts, first and last event, and tokens of events
+// that nobody counted.
+func (a *answer) settle() {
+	r := a.out
+	r.Text, r.Reasoning = a.text.String(), a.reasoning.String()
+	if len(r.Events) == 0 {
+		r.CompletionTokens = max(r.CompletionTokens, 0)
+		return
+	}
+	r.First, r.Last = r.Events[0].At, r.Events[len(r.Events)-1].At
+	if a.uncounted {
+		r.Estimated = len(r.Events) > 1 || r.CompletionTokens < 0
+		share(r.Events, a.lengths, r.CompletionTokens)
+	}
+	if r.CompletionTokens < 0 {
+		r.CompletionTokens = 0
+		for _, e := range r.Events {
+			r.CompletionTokens += e.Tokens
+		}
+	}
+}
+
+// share deals total tokens out to events by the length of their texts, at least
+// one each; without a total every event is a token.
+func share(events []Event, lengths []int, total int) {
+	for i := range events {
+		events[i].Tokens = 1
+	}
+	spare := total - len(events)
+	if spare <= 0 {
+		return
+	}
+	sum := 0
+	for _, n := range lengths {
+		sum += n
+	}
+	if sum == 0 {
+		events[len(events)-1].Tokens += spare
+		return
+	}
+	seen, given := 0, 0
+	for i, n := range lengths {
+		seen += n
+		upTo := spare * seen / sum
+		events[i].Tokens += upTo - given
+		given = upTo
+	}
+}
