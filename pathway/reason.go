@@ -35,9 +35,6 @@ const (
 	// ReasonFormat: a cheaper pathway is not supported by the backend for the
 	// formats in use.
 	ReasonFormat
-	// ReasonCapture: a captured graph holds this pathway. The planner never
-	// gives it; who replays a graph does.
-	ReasonCapture
 	// ReasonApproximateAllowed: dense attention beyond index_topk, which is not
 	// the model's function, allowed by the user.
 	ReasonApproximateAllowed
@@ -53,7 +50,7 @@ func (r Reason) String() string {
 	}
 	return [...]string{"", "short_context", "no_indexer", "cheapest", "long_prefix_few_rows",
 		"decode", "verify", "forced_policy", "threshold_rule", "deterministic",
-		"workspace_bound", "format", "capture", "approximate_allowed"}[r]
+		"workspace_bound", "format", "approximate_allowed"}[r]
 }
 
 // MarshalText writes the reason's name.
