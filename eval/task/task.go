@@ -151,7 +151,9 @@ func usage(format string, args ...any) error {
 
 // openers maps the names of tasks to what opens them.
 func openers() map[string]func(Options) (Task, error) {
-	return map[string]func(Options) (Task, error){}
+	return map[string]func(Options) (Task, error){
+		"gsm8k": openGSM8K,
+	}
 }
 
 // Names lists the tasks.
