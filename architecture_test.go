@@ -41,6 +41,7 @@ var allowedImports = map[string][]string{
 	"latent/kvcache":                 {"device"},
 	"latent/model":                   {"checkpoint", "device", "pathway"},
 	"latent/pathway":                 {},
+	"latent/report":                  {},
 	"latent/sample":                  {},
 	"latent/server":                  {"", "chat", "engine", "pathway", "sample"},
 	"latent/token":                   {},
