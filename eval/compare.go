@@ -1,0 +1,217 @@
+package eval
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"unicode/utf8"
+
+	"latent/eval/stats"
+)
+
+// Comparison is what two arms differ by, A minus B, over the same items.
+type Comparison struct {
+	A       string         `json:"a"`
+	B       string         `json:"b"`
+	Items   int            `json:"items"`
+	Answers int            `json:"answers"` // pairs of them
+	Diff    float64        `json:"diff"`
+	CI95    stats.Interval `json:"ci95"`
+	// P is exact McNemar for single answers, sign-flip permutation for repeats.
+	// Holm is P adjusted for the other comparisons of the report.
+	P    float64  `json:"p"`
+	PMid *float64 `json:"p_mid,omitempty"`
+	Holm float64  `json:"holm"`
+	Test string   `json:"test"`
+	// Answers right in one arm only.
+	OnlyA int `json:"b_only_a"`
+	OnlyB int `json:"c_only_b"`
+	// DiscordanceBound is the upper 95 % bound on items that differ, when none
+	// did.
+	DiscordanceBound *float64 `json:"discordance_bound,omitempty"`
+
+	TextEqual float64 `json:"text_equal"` // share of pairs with the same answer
+	// FirstDifference is the median place, in characters, of the first
+	// difference of those that are not.
+	FirstDifference *int `json:"first_difference,omitempty"`
+
+	Truncated  [2]int         `json:"truncated"`
+	Tokens     float64        `json:"tokens"` // mean difference of completion tokens
+	TokensCI   stats.Interval `json:"tokens_ci95"`
+	Latency    float64        `json:"latency_s"` // mean difference
+	LatencyCI  stats.Interval `json:"latency_s_ci95"`
+	LatencyRel float64        `json:"latency_ratio"` // mean of A over mean of B
+
+	Flips []Flip `json:"flips,omitempty"`
+	// Left out by --intersect: answers that only one arm has.
+	Unpaired int `json:"unpaired,omitempty"`
+
+	// NonInferior is set with a margin: the lower bound is above it.
+	Margin      *float64 `json:"margin,omitempty"`
+	NonInferior *bool    `json:"non_inferior,omitempty"`
+}
+
+// Flip is an item that one arm got right and the other did not.
+type Flip struct {
+	Item   string `json:"item"`
+	Repeat int    `json:"repeat"`
+	Right  string `json:"right"` // the arm
+}
+
+// DifferError says that two sets of records are not about the same questions.
+type DifferError struct{ What string }
+
+func (e *DifferError) Error() string { return "the runs are not of the same questions: " + e.What }
+
+// Compare pairs the records of arm a in one set with those of arm b in another,
+// which may be the same. All must have a partner with the same prompt, unless
+// intersect leaves out those that have none.
+func Compare(a string, as []Record, b string, bs []Record, intersect bool, seed uint64) (*Comparison, error) {
+	c := &Comparison{A: a, B: b}
+	other := map[key]*Record{}
+	unpaired := 0
+	for i := range bs {
+		if bs[i].Arm == b {
+			other[bs[i].key()] = &bs[i]
+			unpaired++
+		}
+	}
+	perItem := map[string][]float64{}
+	type costs struct{ tokens, latency float64 }
+	var differences []costs
+	var tokens, latency, sumA, sumB float64
+	var items []string
+	var places []int
+	single, graded := true, 0
+	for i := range as {
+		ra := &as[i]
+		if ra.Arm != a {
+			continue
+		}
+		rb := other[ra.key()]
+		if rb == nil || ra.PromptHash != rb.PromptHash || ra.Gold != rb.Gold {
+			if !intersect {
+				what := "item " + ra.Item + ", repeat " + strconv.Itoa(ra.Repeat)
+				if rb == nil {
+					return nil, &DifferError{what + " is in one only"}
+				}
+				return nil, &DifferError{what + " has another prompt or right answer"}
+			}
+			c.Unpaired++
+			continue
+		}
+		unpaired--
+		graded++
+		if _, ok := perItem[ra.Item]; !ok {
+			items = append(items, ra.Item)
+		}
+		perItem[ra.Item] = append(perItem[ra.Item], number(ra.Correct)-number(rb.Correct))
+		single = single && len(perItem[ra.Item]) == 1
+		if ra.Correct != rb.Correct {
+			f := Flip{Item: ra.Item, Repeat: ra.Repeat, Right: b}
+			if ra.Correct {
+				f.Right = a
+				c.OnlyA++
+			} else {
+				c.OnlyB++
+			}
+			c.Flips = append(c.Flips, f)
+		}
+		c.Truncated[0] += count(ra.Truncated())
+		c.Truncated[1] += count(rb.Truncated())
+		if ra.Failed != "" || rb.Failed != "" {
+			continue
+		}
+		if ra.Answer == rb.Answer && ra.Reasoning == rb.Reasoning {
+			c.TextEqual++
+		} else {
+			places = append(places, firstDifference(ra.Reasoning+ra.Answer, rb.Reasoning+rb.Answer))
+		}
+		d := costs{float64(ra.CompletionTokens - rb.CompletionTokens), ra.Latency - rb.Latency}
+		tokens, latency, sumA, sumB = tokens+d.tokens, latency+d.latency, sumA+ra.Latency, sumB+rb.Latency
+		differences = append(differences, d)
+	}
+	if unpaired > 0 && !intersect {
+		return nil, &DifferError{fmt.Sprintf("%d answers are in one only", unpaired)}
+	}
+	c.Unpaired += unpaired
+	if graded == 0 {
+		return nil, &DifferError{"no item is in both"}
+	}
+	c.Items, c.Answers = len(items), graded
+	var d stats.Difference
+	if single {
+		d = stats.McNemar(len(items), c.OnlyA, c.OnlyB)
+		c.Test, c.PMid = "exact McNemar", &d.PMid
+		if c.OnlyA+c.OnlyB == 0 {
+			c.DiscordanceBound = ptr(stats.DiscordanceBound(len(items)))
+			d.CI = stats.Interval{Low: -*c.DiscordanceBound, High: *c.DiscordanceBound}
+		}
+	} else {
+		means := make([]float64, len(items))
+		for i, id := range items {
+			for _, v := range perItem[id] {
+				means[i] += v / float64(len(perItem[id]))
+			}
+		}
+		d = stats.PairedRepeats(means, seed)
+		c.Test = "sign-flip permutation of items"
+	}
+	c.Diff, c.CI95, c.P, c.Holm = d.Diff, d.CI, d.P, d.P
+	if n := float64(len(differences)); n > 0 {
+		c.TextEqual /= n
+		c.Tokens, c.Latency = tokens/n, latency/n
+		var byTokens, byLatency []float64
+		for _, d := range differences {
+			byTokens, byLatency = append(byTokens, d.tokens), append(byLatency, d.latency)
+		}
+		const samples = 2000
+		c.TokensCI = stats.Bootstrap(byTokens, samples, seed)
+		c.LatencyCI = stats.Bootstrap(byLatency, samples, seed)
+		if sumB > 0 {
+			c.LatencyRel = sumA / sumB
+		}
+	}
+	if len(places) > 0 {
+		slices.Sort(places)
+		c.FirstDifference = &places[len(places)/2]
+	}
+	return c, nil
+}
+
+// SetMargin decides on non-inferiority: whether A is at most margin below B.
+func (c *Comparison) SetMargin(margin float64) {
+	c.Margin, c.NonInferior = &margin, ptr(stats.NonInferior(c.CI95, margin))
+}
+
+// AdjustP sets Holm of each of a report's comparisons.
+func AdjustP(comparisons []*Comparison) {
+	p := make([]float64, len(comparisons))
+	for i, c := range comparisons {
+		p[i] = c.P
+	}
+	for i, adjusted := range stats.Holm(p) {
+		comparisons[i].Holm = adjusted
+	}
+}
+
+// firstDifference is the number of characters that two texts have in common
+// from the start.
+func firstDifference(a, b string) int {
+	n := 0
+	for a != "" && b != "" {
+		x, size := utf8.DecodeRuneInString(a)
+		y, other := utf8.DecodeRuneInString(b)
+		if x != y || size != other {
+			break
+		}
+		a, b = a[size:], b[other:]
+		n++
+	}
+	return n
+}
+
+func asNumber(s string) (float64, bool) {
+	v, err := strconv.ParseFloat(s, 64)
+	return v, err == nil
+}

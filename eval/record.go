@@ -1,0 +1,80 @@
+package eval
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"strings"
+	"time"
+
+	"latent/eval/task"
+)
+
+// Record is what became of one item in one repeat and arm: a line of
+// items.jsonl.
+type Record struct {
+	Arm         string            `json:"arm,omitempty"`
+	Item        string            `json:"item"`
+	Repeat      int               `json:"repeat"`
+	Tags        map[string]string `json:"tags,omitempty"`
+	PromptHash  string            `json:"prompt_sha256"`
+	Prompt      *Prompt           `json:"prompt,omitempty"` // only if asked for
+	Permutation []int             `json:"permutation,omitempty"`
+	Seed        int64             `json:"seed"`
+
+	Answer       string            `json:"answer"`
+	Reasoning    string            `json:"reasoning,omitempty"`
+	FinishReason string            `json:"finish_reason,omitempty"`
+	Extracted    map[string]string `json:"extracted,omitempty"`
+	Gold         string            `json:"gold"`
+	Correct      bool              `json:"correct"`
+	Score        float64           `json:"score"`
+	Invalid      bool              `json:"invalid,omitempty"` // no answer could be taken from the text
+
+	PromptTokens     int `json:"prompt_tokens"`
+	CachedTokens     int `json:"cached_tokens,omitempty"`
+	CompletionTokens int `json:"completion_tokens"`
+
+	Start    time.Time `json:"start"` // of the last attempt
+	TTFT     float64   `json:"ttft_s,omitempty"`
+	Latency  float64   `json:"latency_s"` // of the last attempt
+	Attempts int       `json:"attempts"`
+
+	Failed string `json:"failed,omitempty"` // class of failure: there is no answer
+	Error  string `json:"error,omitempty"`
+}
+
+// Prompt is what was sent of an item.
+type Prompt struct {
+	Messages []task.Message `json:"messages,omitempty"`
+	Text     string         `json:"text,omitempty"`
+}
+
+// Truncated tells whether the answer was cut at its length limit.
+func (r *Record) Truncated() bool { return r.Failed == "" && r.FinishReason == "length" }
+
+// Empty tells whether the answer has no text.
+func (r *Record) Empty() bool { return r.Failed == "" && strings.TrimSpace(r.Answer) == "" }
+
+// key names a record within an arm.
+type key struct {
+	item   string
+	repeat int
+}
+
+func (r *Record) key() key { return key{r.Item, r.Repeat} }
+
+// hashPrompt identifies what is sent of an item apart from sampling.
+func hashPrompt(i *task.Item) string {
+	text, err := json.Marshal(struct {
+		M []task.Message
+		P string
+		S []string
+		N int
+	}{i.Messages, i.Prompt, i.Stop, i.MaxTokens})
+	if err != nil {
+		panic(err) // strings and numbers
+	}
+	h := sha256.Sum256(text)
+	return hex.EncodeToString(h[:8])
+}

@@ -1,0 +1,298 @@
+package eval
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"latent/bench/client"
+	"latent/eval/task"
+)
+
+// Asker sends one request and says what became of it. *client.Client is one.
+type Asker interface {
+	Do(ctx context.Context, r *client.Request) *client.Result
+}
+
+// Arm is one way of serving that is measured.
+type Arm struct {
+	Name   string // "" in a run of one arm
+	Client Asker
+	Extra  map[string]any // laid over the body of every request of this arm
+}
+
+// Options say what is asked of whom.
+type Options struct {
+	Task    task.Task
+	Arms    []Arm
+	Repeats int
+	Seed    uint64
+	// Threads bounds requests in flight, over all repeats and arms together.
+	Threads     int
+	Temperature float64
+	TopP        float64
+	Extra       map[string]any // laid over the body of every request
+	Stream      bool
+	// Retries bounds further attempts after failures that may pass.
+	Retries     int
+	SavePrompts bool
+
+	// Done holds records of an earlier run with the same configuration; they
+	// are not asked again.
+	Done []Record
+	// OnRecord is called with every new record, one at a time. An error ends
+	// the run.
+	OnRecord func(*Record) error
+}
+
+// Result is what a run got.
+type Result struct {
+	Records  []Record // earlier ones too; by arm, item and repeat
+	Complete bool     // nothing is missing
+	Start    time.Time
+	Wall     time.Duration
+	items    map[key]*task.Item
+}
+
+// Item returns what a record answers; nil if the task has no such item.
+func (r *Result) Item(rec *Record) *task.Item { return r.items[rec.key()] }
+
+// job is a request to be made.
+type job struct {
+	arm  int
+	key  key
+	item *task.Item
+}
+
+// Run asks all items in all repeats of all arms. The order is fixed by the
+// seed: items and repeats shuffled together, the arms of each next to each
+// other and taking turns to be first, so that a drift of the server falls on
+// all alike. When ctx ends, requests in flight are dropped and what there is
+// comes back with Complete false.
+func Run(ctx context.Context, o Options) (*Result, error) {
+	if o.Repeats < 1 || o.Threads < 1 || len(o.Arms) == 0 {
+		return nil, errors.New("eval: nothing to run: want repeats, threads and an arm")
+	}
+	r := &Result{Start: time.Now(), items: map[key]*task.Item{}}
+	jobs, order, err := r.plan(&o)
+	if err != nil {
+		return nil, err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	queue, records := make(chan job), make(chan *Record)
+	var workers sync.WaitGroup
+	for range min(o.Threads, len(jobs)) {
+		workers.Go(func() {
+			for j := range queue {
+				if rec := o.ask(ctx, j); rec != nil {
+					records <- rec
+				}
+			}
+		})
+	}
+	go func() {
+		defer close(queue)
+		for _, j := range jobs {
+			select {
+			case queue <- j:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	go func() { workers.Wait(); close(records) }()
+	var failure error
+	for rec := range records {
+		r.Records = append(r.Records, *rec)
+		if o.OnRecord != nil && failure == nil {
+			if failure = o.OnRecord(rec); failure != nil {
+				stop()
+			}
+		}
+	}
+	r.Wall = time.Since(r.Start)
+	r.Complete = len(r.Records) == len(order)*len(o.Arms)
+	place := map[string]int{}
+	for i, a := range o.Arms {
+		place[a.Name] = i
+	}
+	slices.SortFunc(r.Records, func(a, b Record) int {
+		return cmp.Or(cmp.Compare(place[a.Arm], place[b.Arm]), cmp.Compare(order[a.key()], order[b.key()]))
+	})
+	return r, failure
+}
+
+// plan draws the order of requests and takes over what was done before. The
+// second result is the place of each item and repeat in the task's own order.
+func (r *Result) plan(o *Options) ([]job, map[key]int, error) {
+	order := map[key]int{}
+	var keys []key
+	for repeat := range o.Repeats {
+		items, err := o.Task.Items(o.Seed, repeat)
+		if err != nil {
+			return nil, nil, err
+		}
+		for i := range items {
+			k := key{items[i].ID, repeat}
+			if r.items[k] != nil {
+				return nil, nil, fmt.Errorf("eval: two items are called %q", k.item)
+			}
+			r.items[k] = &items[i]
+			order[k] = i*o.Repeats + repeat
+			keys = append(keys, k)
+		}
+	}
+	if len(keys) == 0 {
+		return nil, nil, errors.New("eval: the task has no items")
+	}
+	// By hash: a further item changes no one else's place.
+	slices.SortFunc(keys, func(a, b key) int {
+		return cmp.Or(cmp.Compare(task.Seed(o.Seed, "order", a.item, a.repeat), task.Seed(o.Seed, "order", b.item, b.repeat)),
+			cmp.Compare(order[a], order[b]))
+	})
+	type of struct {
+		arm string
+		key key
+	}
+	arms, done := map[string]bool{}, map[of]bool{}
+	for _, a := range o.Arms {
+		arms[a.Name] = true
+	}
+	for _, rec := range o.Done {
+		item, at := r.items[rec.key()], of{rec.Arm, rec.key()}
+		if item == nil || !arms[rec.Arm] || hashPrompt(item) != rec.PromptHash {
+			return nil, nil, fmt.Errorf("eval: the earlier record of item %q, repeat %d is of other questions", rec.Item, rec.Repeat)
+		}
+		if !done[at] {
+			done[at] = true
+			r.Records = append(r.Records, rec)
+		}
+	}
+	var jobs []job
+	for turn, k := range keys {
+		for i := range o.Arms {
+			arm := (i + turn) % len(o.Arms)
+			if !done[of{o.Arms[arm].Name, k}] {
+				jobs = append(jobs, job{arm, k, r.items[k]})
+			}
+		}
+	}
+	return jobs, order, nil
+}
+
+// RequestSeed is the seed that a request sends.
+func RequestSeed(seed uint64, name string, item string, repeat int) int64 {
+	return int64(task.Seed(seed, name, item, repeat) % (1 << 31))
+}
+
+// ask makes the request of a job, again if it fails in a way that may pass. It
+// returns nil if ctx ended first.
+func (o *Options) ask(ctx context.Context, j job) *Record {
+	arm, item := &o.Arms[j.arm], j.item
+	seed := RequestSeed(o.Seed, o.Task.Name(), item.ID, j.key.repeat)
+	rec := &Record{
+		Arm: arm.Name, Item: item.ID, Repeat: j.key.repeat, Tags: item.Tags, PromptHash: hashPrompt(item),
+		Permutation: item.Permutation, Seed: seed, Gold: item.Gold,
+	}
+	if o.SavePrompts {
+		rec.Prompt = &Prompt{item.Messages, item.Prompt}
+	}
+	extra := maps.Clone(o.Extra)
+	if extra == nil {
+		extra = map[string]any{}
+	}
+	maps.Copy(extra, arm.Extra)
+	request := &client.Request{
+		Chat: len(item.Messages) > 0, Prompt: item.Prompt, MaxTokens: item.MaxTokens, Stop: item.Stop,
+		Temperature: o.Temperature, TopP: o.TopP, Seed: &seed, Stream: o.Stream, Extra: extra,
+	}
+	for _, m := range item.Messages {
+		request.Messages = append(request.Messages, client.Message{Role: m.Role, Content: m.Content})
+	}
+	for {
+		if ctx.Err() != nil {
+			return nil
+		}
+		rec.Attempts++
+		rec.Start = time.Now()
+		answer := arm.Client.Do(ctx, request)
+		if ctx.Err() != nil {
+			return nil // cut off, whatever came back
+		}
+		rec.take(answer)
+		if rec.Failed == "" {
+			v := o.Task.Score(item, rec.Answer)
+			rec.Correct, rec.Score, rec.Invalid, rec.Extracted = v.Correct, v.Score, v.Invalid, v.Extracted
+			return rec
+		}
+		if !passing(answer) || rec.Attempts > o.Retries {
+			return rec
+		}
+		timer := time.NewTimer(pause(rec.Attempts, answer.RetryAfter, uint64(seed)))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		}
+	}
+}
+
+// classEmpty is the client's class of an answer without text, which is an
+// answer here.
+const classEmpty = "empty"
+
+// take copies what came back.
+func (r *Record) take(a *client.Result) {
+	r.Failed, r.Error = a.Class, ""
+	if r.Failed == classEmpty {
+		r.Failed = ""
+	}
+	if r.Failed != "" && a.Err != nil {
+		r.Error = a.Err.Error()
+	}
+	r.Answer, r.Reasoning, r.FinishReason = a.Text, a.Reasoning, a.FinishReason
+	r.PromptTokens, r.CompletionTokens, r.CachedTokens = a.PromptTokens, a.CompletionTokens, a.CachedTokens
+	r.Latency = max(0, a.End.Sub(a.Sent).Seconds())
+	r.TTFT = 0
+	if !a.First.IsZero() {
+		r.TTFT = max(0, a.First.Sub(a.Sent).Seconds())
+	}
+}
+
+// passing tells whether the same request may fare better later.
+func passing(a *client.Result) bool {
+	switch {
+	case a.Status == 408 || a.Status == 429 || a.Status >= 500:
+		return true
+	case a.Status >= 400:
+		return false
+	}
+	return a.Class == "connect" || a.Class == "stream"
+}
+
+// Bounds on the wait between two attempts, unless the server names one.
+const (
+	firstPause   = 500 * time.Millisecond
+	longestPause = 30 * time.Second
+	// The longest wait that a server may ask for.
+	longestAsked = 10 * time.Minute
+)
+
+// pause is the wait after the given number of attempts: doubling, with jitter
+// down to half, so that those that failed together do not come back together;
+// not shorter than what the server asked for.
+func pause(attempts int, asked time.Duration, seed uint64) time.Duration {
+	d := min(longestPause, time.Duration(float64(firstPause)*math.Pow(2, float64(min(attempts-1, 10)))))
+	r := rand.New(rand.NewPCG(seed, uint64(attempts)))
+	d = d/2 + time.Duration(r.Float64()*float64(d/2))
+	return max(d, min(asked+time.Duration(r.Float64()*float64(asked)/10), longestAsked))
+}

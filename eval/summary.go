@@ -1,0 +1,230 @@
+package eval
+
+import (
+	"cmp"
+	"maps"
+	"math"
+	"slices"
+
+	"latent/eval/stats"
+)
+
+// Summary sums an arm up.
+type Summary struct {
+	Arm     string `json:"arm,omitempty"`
+	N       int    `json:"n"` // items
+	Repeats int    `json:"repeats"`
+	Answers int    `json:"answers"` // requests that ended, failed ones too
+	Correct int    `json:"correct"`
+
+	// Score is the accuracy, failures counted as wrong; CI95 is Wilson's for
+	// single answers and from SEItems for repeats.
+	Score     float64        `json:"score"`
+	CI95      stats.Interval `json:"ci95"`
+	SEItems   *float64       `json:"se_items,omitempty"`   // for new items like these
+	SERepeats *float64       `json:"se_repeats,omitempty"` // for these items again
+	Scores    []float64      `json:"scores"`               // of each repeat
+	Majority  float64        `json:"majority"`
+	AllRight  float64        `json:"all_right"`
+	AnyRight  float64        `json:"any_right"`
+	// MeanScore counts right parts of items that have several.
+	MeanScore float64 `json:"mean_score"`
+	// ScoreAnswered is the accuracy without failures, ScoreWhole also without
+	// truncated and empty answers.
+	ScoreAnswered *float64 `json:"score_answered,omitempty"`
+	ScoreWhole    *float64 `json:"score_whole,omitempty"`
+
+	Invalid   int            `json:"invalid"`
+	Truncated int            `json:"truncated"`
+	Empty     int            `json:"empty"`
+	Failed    map[string]int `json:"failed"`
+	Retried   int            `json:"retried"` // answered after more than one attempt
+
+	ByTag  map[string][]TagScore `json:"by_tag,omitempty"`
+	Tokens struct {
+		Prompt     Spread `json:"prompt"`
+		Cached     Spread `json:"cached"`
+		Completion Spread `json:"completion"`
+	} `json:"tokens"`
+	Latency Spread `json:"latency_s"`
+	TTFT    Spread `json:"ttft_s"`
+	// OutputThroughput is tokens over the time of the whole run, all arms
+	// together; StreamSpeed tokens over the summed time of this arm's requests.
+	OutputThroughput float64 `json:"output_throughput"`
+	StreamSpeed      float64 `json:"stream_speed"`
+}
+
+// TagScore is the accuracy among items with one value of a tag.
+type TagScore struct {
+	Value   string         `json:"value"`
+	Answers int            `json:"answers"`
+	Correct int            `json:"correct"`
+	Score   float64        `json:"score"`
+	CI95    stats.Interval `json:"ci95"` // Wilson's, which takes repeats for items
+}
+
+// Spread describes numbers of answered requests.
+type Spread struct {
+	Sum  float64 `json:"sum"`
+	Mean float64 `json:"mean"`
+	P50  float64 `json:"p50"`
+	P95  float64 `json:"p95"`
+	Max  float64 `json:"max"`
+}
+
+// FailedTotal is the number of requests without an answer.
+func (s *Summary) FailedTotal() int {
+	n := 0
+	for _, c := range s.Failed {
+		n += c
+	}
+	return n
+}
+
+// Summarize sums up the records of one arm. wall is the time of the run in
+// seconds.
+func Summarize(arm string, records []Record, wall float64) *Summary {
+	s := &Summary{Arm: arm, Failed: map[string]int{}}
+	scores := map[string][]float64{}
+	var items []string
+	var prompt, cached, completion, latency, ttft []float64
+	tags := map[[2]string]*TagScore{}
+	answered, whole, wholeRight := 0, 0, 0
+	for i := range records {
+		r := &records[i]
+		if r.Arm != arm {
+			continue
+		}
+		s.Answers++
+		if _, ok := scores[r.Item]; !ok {
+			items = append(items, r.Item)
+		}
+		scores[r.Item] = append(scores[r.Item], number(r.Correct))
+		s.MeanScore += r.Score
+		s.Correct += count(r.Correct)
+		for tag, value := range r.Tags {
+			at := [2]string{tag, value}
+			if tags[at] == nil {
+				tags[at] = &TagScore{Value: value}
+			}
+			tags[at].Answers++
+			tags[at].Correct += count(r.Correct)
+		}
+		if r.Failed != "" {
+			s.Failed[r.Failed]++
+			continue
+		}
+		answered++
+		s.Retried += count(r.Attempts > 1)
+		s.Invalid += count(r.Invalid)
+		s.Truncated += count(r.Truncated())
+		s.Empty += count(r.Empty())
+		if !r.Truncated() && !r.Empty() {
+			whole++
+			wholeRight += count(r.Correct)
+		}
+		prompt = append(prompt, float64(r.PromptTokens))
+		cached = append(cached, float64(r.CachedTokens))
+		completion = append(completion, float64(r.CompletionTokens))
+		latency = append(latency, r.Latency)
+		if r.TTFT > 0 {
+			ttft = append(ttft, r.TTFT)
+		}
+	}
+	if s.Answers > 0 {
+		s.MeanScore /= float64(s.Answers)
+	}
+	matrix := make([][]float64, len(items))
+	for i, id := range items {
+		matrix[i] = scores[id]
+	}
+	repeated := stats.Repeats(matrix)
+	s.N, s.Repeats, s.Score, s.Scores = repeated.Items, repeated.Repeats, repeated.Mean, repeated.Scores
+	s.Majority, s.AllRight, s.AnyRight = repeated.Majority, repeated.AllRight, repeated.AnyRight
+	s.SEItems, s.SERepeats = finite(repeated.SEItems), finite(repeated.SERepeats)
+	if s.CI95 = stats.Wilson(s.Correct, s.N); s.Repeats > 1 {
+		s.CI95 = repeated.CI()
+	}
+	if answered > 0 {
+		s.ScoreAnswered = ptr(float64(s.Correct) / float64(answered))
+	}
+	if whole > 0 {
+		s.ScoreWhole = ptr(float64(wholeRight) / float64(whole))
+	}
+	s.ByTag = map[string][]TagScore{}
+	for at, t := range tags {
+		t.Score = float64(t.Correct) / float64(t.Answers)
+		t.CI95 = stats.Wilson(t.Correct, t.Answers)
+		s.ByTag[at[0]] = append(s.ByTag[at[0]], *t)
+	}
+	for _, values := range s.ByTag {
+		slices.SortFunc(values, func(a, b TagScore) int { return compareValues(a.Value, b.Value) })
+	}
+	s.Tokens.Prompt, s.Tokens.Cached, s.Tokens.Completion = spread(prompt), spread(cached), spread(completion)
+	s.Latency, s.TTFT = spread(latency), spread(ttft)
+	if wall > 0 {
+		s.OutputThroughput = s.Tokens.Completion.Sum / wall
+	}
+	if s.Latency.Sum > 0 {
+		s.StreamSpeed = s.Tokens.Completion.Sum / s.Latency.Sum
+	}
+	return s
+}
+
+// TagNames lists the tags by which items differ, sorted.
+func (s *Summary) TagNames() []string {
+	var names []string
+	for _, name := range slices.Sorted(maps.Keys(s.ByTag)) {
+		if len(s.ByTag[name]) > 1 {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// compareValues sorts numbers by size, before texts.
+func compareValues(a, b string) int {
+	x, isX := asNumber(a)
+	y, isY := asNumber(b)
+	switch {
+	case isX && isY:
+		return cmp.Or(cmp.Compare(x, y), cmp.Compare(a, b))
+	case isX:
+		return -1
+	case isY:
+		return 1
+	}
+	return cmp.Compare(a, b)
+}
+
+func spread(x []float64) Spread {
+	if len(x) == 0 {
+		return Spread{}
+	}
+	slices.Sort(x)
+	s := Spread{P50: stats.Quantile(x, 0.5), P95: stats.Quantile(x, 0.95), Max: x[len(x)-1]}
+	for _, v := range x {
+		s.Sum += v
+	}
+	s.Mean = s.Sum / float64(len(x))
+	return s
+}
+
+func count(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func number(b bool) float64 { return float64(count(b)) }
+
+func ptr[T any](v T) *T { return &v }
+
+// finite returns nil for what JSON has no number for.
+func finite(v float64) *float64 {
+	if math.IsNaN(v) || math.IsInf(v, 0) {
+		return nil
+	}
+	return &v
+}

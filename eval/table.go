@@ -1,0 +1,286 @@
+package eval
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"latent/eval/stats"
+)
+
+// WriteText writes the report as a table and then the verdict in one line.
+func (r *Report) WriteText(w io.Writer) error {
+	var b strings.Builder
+	if n := r.failures(); n > 0 {
+		fmt.Fprintf(&b, "%d requests FAILED and count as wrong\n", n)
+	}
+	fmt.Fprintf(&b, "%s\n", r.Title)
+	for _, warning := range r.Warnings {
+		fmt.Fprintf(&b, "warning: %s\n", warning)
+	}
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	for _, row := range r.overview() {
+		fmt.Fprintln(t, strings.Join(row, "\t"))
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, c := range r.Comparisons {
+		fmt.Fprintf(&b, "\n%s against %s\n", c.A, c.B)
+		t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+		for _, row := range c.rows() {
+			fmt.Fprintln(t, strings.Join(row, "\t"))
+		}
+		if err := t.Flush(); err != nil {
+			return err
+		}
+	}
+	for _, table := range r.tagTables() {
+		b.WriteString("\n")
+		t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+		for _, row := range table {
+			fmt.Fprintln(t, strings.Join(row, "\t"))
+		}
+		if err := t.Flush(); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintf(&b, "\n%s\n", r.Verdict())
+	// Columns are padded behind their last cell too.
+	lines := strings.Split(b.String(), "\n")
+	for i := range lines {
+		lines[i] = strings.TrimRight(lines[i], " ")
+	}
+	_, err := io.WriteString(w, strings.Join(lines, "\n"))
+	return err
+}
+
+func (r *Report) failures() int {
+	n := 0
+	for _, s := range r.summaries() {
+		n += s.FailedTotal()
+	}
+	return n
+}
+
+// overview has a row for each figure and a column for each arm.
+func (r *Report) overview() [][]string {
+	all := r.summaries()
+	var rows [][]string
+	row := func(name string, cell func(s *Summary) string) {
+		cells := []string{name}
+		empty := true
+		for _, s := range all {
+			c := cell(s)
+			empty = empty && c == ""
+			cells = append(cells, c)
+		}
+		if !empty {
+			rows = append(rows, cells)
+		}
+	}
+	row("", func(s *Summary) string { return s.Arm })
+	row("accuracy", func(s *Summary) string { return percent(s.Score) + " " + percents(s.CI95) })
+	row("right", func(s *Summary) string { return fmt.Sprintf("%d of %d", s.Correct, s.Answers) })
+	if slices.ContainsFunc(all, func(s *Summary) bool { return s.Repeats > 1 }) {
+		row("items x repeats", func(s *Summary) string { return fmt.Sprintf("%d x %d", s.N, s.Repeats) })
+		row("standard error, new items", func(s *Summary) string { return se(s.SEItems) })
+		row("standard error, these items again", func(s *Summary) string { return se(s.SERepeats) })
+		row("each repeat", func(s *Summary) string {
+			var out []string
+			for _, x := range s.Scores {
+				out = append(out, percent(x))
+			}
+			return strings.Join(out, ", ")
+		})
+		row("items right in most, all, any repeats", func(s *Summary) string {
+			return percent(s.Majority) + ", " + percent(s.AllRight) + ", " + percent(s.AnyRight)
+		})
+	}
+	if slices.ContainsFunc(all, func(s *Summary) bool { return s.MeanScore != s.Score && s.Answers > 0 && s.MeanScore*float64(s.Answers) != float64(s.Correct) }) {
+		row("parts right", func(s *Summary) string { return percent(s.MeanScore) })
+	}
+	row("among answered", func(s *Summary) string { return optional(s.ScoreAnswered) })
+	row("among whole answers", func(s *Summary) string { return optional(s.ScoreWhole) })
+	for _, c := range []struct {
+		name string
+		of   func(s *Summary) int
+	}{
+		{"invalid", func(s *Summary) int { return s.Invalid }},
+		{"truncated", func(s *Summary) int { return s.Truncated }},
+		{"empty", func(s *Summary) int { return s.Empty }},
+	} {
+		row(c.name, func(s *Summary) string { return strconv.Itoa(c.of(s)) })
+	}
+	row("failed", func(s *Summary) string {
+		out := strconv.Itoa(s.FailedTotal())
+		for _, class := range slices.Sorted(maps.Keys(s.Failed)) {
+			out += fmt.Sprintf(" (%s %d)", class, s.Failed[class])
+		}
+		return out
+	})
+	row("answered after retries", func(s *Summary) string {
+		if s.Retried == 0 {
+			return ""
+		}
+		return strconv.Itoa(s.Retried)
+	})
+	row("prompt tokens, mean", func(s *Summary) string { return fmt.Sprintf("%.0f (%.0f cached)", s.Tokens.Prompt.Mean, s.Tokens.Cached.Mean) })
+	row("answer tokens, mean, p95", func(s *Summary) string {
+		return fmt.Sprintf("%.1f, %.0f", s.Tokens.Completion.Mean, s.Tokens.Completion.P95)
+	})
+	row("latency, mean, p95", func(s *Summary) string { return fmt.Sprintf("%.3f s, %.3f s", s.Latency.Mean, s.Latency.P95) })
+	row("first token, mean, p95", func(s *Summary) string {
+		if s.TTFT.Max == 0 {
+			return ""
+		}
+		return fmt.Sprintf("%.3f s, %.3f s", s.TTFT.Mean, s.TTFT.P95)
+	})
+	if len(all) == 1 {
+		row("output throughput", func(s *Summary) string { return fmt.Sprintf("%.1f tok/s in %.1f s", s.OutputThroughput, r.WallS) })
+	}
+	if len(r.Pathways) > 0 {
+		var out []string
+		for _, name := range slices.Sorted(maps.Keys(r.Pathways)) {
+			out = append(out, fmt.Sprintf("%s %.0f", name, r.Pathways[name]))
+		}
+		rows = append(rows, []string{"rows by attention pathway", strings.Join(out, ", ")})
+	}
+	return rows
+}
+
+// rows are the figures of a comparison.
+func (c *Comparison) rows() [][]string {
+	rows := [][]string{
+		{"difference", points(c.Diff) + " points " + pointsOf(c.CI95)},
+		{"right in one only", fmt.Sprintf("%s %d, %s %d, of %d", c.A, c.OnlyA, c.B, c.OnlyB, c.Answers)},
+	}
+	p := pValue(c.P) + " (" + c.Test + ")"
+	if c.PMid != nil {
+		p += ", mid-p " + pValue(*c.PMid)
+	}
+	if c.Holm != c.P {
+		p += ", by Holm " + pValue(c.Holm)
+	}
+	rows = append(rows, []string{"p", p})
+	if c.DiscordanceBound != nil {
+		rows = append(rows, []string{"no item differs", fmt.Sprintf("at most %s of such items do (95 %%), which is the interval", percent(*c.DiscordanceBound))})
+	}
+	equal := percent(c.TextEqual)
+	if c.FirstDifference != nil {
+		equal += fmt.Sprintf(", the others from character %d on (median)", *c.FirstDifference)
+	}
+	rows = append(rows, []string{"same text", equal})
+	if c.Truncated != [2]int{} {
+		rows = append(rows, []string{"truncated", fmt.Sprintf("%d, %d", c.Truncated[0], c.Truncated[1])})
+	}
+	rows = append(rows, []string{"answer tokens", fmt.Sprintf("%+.2f [%+.2f, %+.2f]", c.Tokens, c.TokensCI.Low, c.TokensCI.High)},
+		[]string{"latency", fmt.Sprintf("%+.1f ms [%+.1f, %+.1f], x %.3f", 1000*c.Latency, 1000*c.LatencyCI.Low, 1000*c.LatencyCI.High, c.LatencyRel)})
+	if c.Unpaired > 0 {
+		rows = append(rows, []string{"without a partner", strconv.Itoa(c.Unpaired)})
+	}
+	const shown = 10
+	var flips []string
+	for _, f := range c.Flips[:min(len(c.Flips), shown)] {
+		flips = append(flips, fmt.Sprintf("%s (%s right)", f.Item, f.Right))
+	}
+	if len(c.Flips) > shown {
+		flips = append(flips, fmt.Sprintf("and %d more", len(c.Flips)-shown))
+	}
+	if len(flips) > 0 {
+		rows = append(rows, []string{"flipped", strings.Join(flips, ", ")})
+	}
+	return rows
+}
+
+// tagTables has a table for each tag: a row for each of its values, if they are
+// few enough to be read.
+func (r *Report) tagTables() [][][]string {
+	const most = 60
+	all := r.summaries()
+	if len(all) == 0 {
+		return nil
+	}
+	var tables [][][]string
+	for _, tag := range all[0].TagNames() {
+		values := all[0].ByTag[tag]
+		if len(values) > most {
+			continue
+		}
+		head := []string{tag, "answers"}
+		for _, s := range all {
+			head = append(head, strings.TrimSpace(s.Arm+" accuracy"))
+		}
+		table := [][]string{head}
+		for _, v := range values {
+			row := []string{v.Value, strconv.Itoa(v.Answers)}
+			for _, s := range all {
+				i := slices.IndexFunc(s.ByTag[tag], func(t TagScore) bool { return t.Value == v.Value })
+				cell := "-"
+				if i >= 0 {
+					cell = percent(s.ByTag[tag][i].Score) + " " + percents(s.ByTag[tag][i].CI95)
+				}
+				row = append(row, cell)
+			}
+			table = append(table, row)
+		}
+		tables = append(tables, table)
+	}
+	return tables
+}
+
+// WriteCompat writes the lines that scripts around SGLang's evaluations read.
+func (r *Report) WriteCompat(w io.Writer) error {
+	var b strings.Builder
+	for _, s := range r.summaries() {
+		invalid := 0.0
+		if s.Answers > 0 {
+			invalid = float64(s.Invalid+s.FailedTotal()) / float64(s.Answers)
+		}
+		fmt.Fprintf(&b, "Accuracy: %.3f\nInvalid: %.3f\nLatency: %.3f s\nOutput throughput: %.3f token/s\n", s.Score, invalid, r.WallS, s.OutputThroughput)
+		if s.Repeats > 1 {
+			var scores []string
+			for _, x := range s.Scores {
+				scores = append(scores, fmt.Sprintf("'%.3f'", x))
+			}
+			fmt.Fprintf(&b, "Repeat: %d, mean: %.3f\nScores: [%s]\n", s.Repeats, s.Score, strings.Join(scores, ", "))
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func percent(x float64) string { return strconv.FormatFloat(100*x, 'f', 1, 64) + " %" }
+
+func percents(ci stats.Interval) string { return fmt.Sprintf("[%.1f, %.1f]", 100*ci.Low, 100*ci.High) }
+
+func points(x float64) string { return fmt.Sprintf("%+.2f", 100*x) }
+
+func pointsOf(ci stats.Interval) string {
+	return fmt.Sprintf("[%+.2f, %+.2f]", 100*ci.Low, 100*ci.High)
+}
+
+func pValue(p float64) string {
+	if p < 0.001 {
+		return strconv.FormatFloat(p, 'e', 1, 64)
+	}
+	return strconv.FormatFloat(p, 'f', 3, 64)
+}
+
+func optional(x *float64) string {
+	if x == nil {
+		return "-"
+	}
+	return percent(*x)
+}
+
+func se(x *float64) string {
+	if x == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%.2f points", 100**x)
+}
