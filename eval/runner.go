@@ -246,21 +246,17 @@ func (o *Options) ask(ctx context.Context, j job) *Record {
 	}
 }
 
-// classEmpty is the client's class of an answer without text, which is an
-// answer here.
-const classEmpty = "empty"
-
 // take copies what came back.
 func (r *Record) take(a *client.Result) {
 	r.Failed, r.Error = a.Class, ""
-	if r.Failed == classEmpty {
+	if r.Failed == client.ClassEmpty { // an answer, if a poor one
 		r.Failed = ""
 	}
 	if r.Failed != "" && a.Err != nil {
 		r.Error = a.Err.Error()
 	}
 	r.Answer, r.Reasoning, r.FinishReason = a.Text, a.Reasoning, a.FinishReason
-	r.PromptTokens, r.CompletionTokens, r.CachedTokens = a.PromptTokens, a.CompletionTokens, a.CachedTokens
+	r.PromptTokens, r.CompletionTokens, r.CachedTokens = max(0, a.PromptTokens), max(0, a.CompletionTokens), max(0, a.CachedTokens)
 	r.Latency = max(0, a.End.Sub(a.Sent).Seconds())
 	r.TTFT = 0
 	if !a.First.IsZero() {
@@ -276,7 +272,7 @@ func passing(a *client.Result) bool {
 	case a.Status >= 400:
 		return false
 	}
-	return a.Class == "connect" || a.Class == "stream"
+	return a.Class == client.ClassConnect || a.Class == client.ClassStream
 }
 
 // Bounds on the wait between two attempts, unless the server names one.

@@ -101,7 +101,9 @@ func (r *Report) overview() [][]string {
 			return percent(s.Majority) + ", " + percent(s.AllRight) + ", " + percent(s.AnyRight)
 		})
 	}
-	if slices.ContainsFunc(all, func(s *Summary) bool { return s.MeanScore != s.Score && s.Answers > 0 && s.MeanScore*float64(s.Answers) != float64(s.Correct) }) {
+	if slices.ContainsFunc(all, func(s *Summary) bool {
+		return s.MeanScore != s.Score && s.Answers > 0 && s.MeanScore*float64(s.Answers) != float64(s.Correct)
+	}) {
 		row("parts right", func(s *Summary) string { return percent(s.MeanScore) })
 	}
 	row("among answered", func(s *Summary) string { return optional(s.ScoreAnswered) })
@@ -129,7 +131,9 @@ func (r *Report) overview() [][]string {
 		}
 		return strconv.Itoa(s.Retried)
 	})
-	row("prompt tokens, mean", func(s *Summary) string { return fmt.Sprintf("%.0f (%.0f cached)", s.Tokens.Prompt.Mean, s.Tokens.Cached.Mean) })
+	row("prompt tokens, mean", func(s *Summary) string {
+		return fmt.Sprintf("%.0f (%.0f cached)", s.Tokens.Prompt.Mean, s.Tokens.Cached.Mean)
+	})
 	row("answer tokens, mean, p95", func(s *Summary) string {
 		return fmt.Sprintf("%.1f, %.0f", s.Tokens.Completion.Mean, s.Tokens.Completion.P95)
 	})
