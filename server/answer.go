@@ -371,6 +371,9 @@ func (a *answer) account() {
 	if f := a.x.failure; f != nil && f.status == statusClientClosed {
 		a.x.status = statusClientClosed
 		a.s.metrics.disconnects.Inc()
+		if r.finishes == "" { // a write failed before the engine noticed
+			r.finishes = string(engine.FinishAbort)
+		}
 	}
 }
 
