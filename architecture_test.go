@@ -38,7 +38,7 @@ var allowedImports = map[string][]string{
 	"latent/eval":                    {"bench/client", "eval/stats", "eval/task"},
 	"latent/eval/stats":              {},
 	"latent/engine":                  {"device", "kvcache", "model", "pathway", "sample"},
-	"latent/eval/task":               {},
+	"latent/eval/task":               {"demo", "demo/tasks"},
 	"latent/kvcache":                 {"device"},
 	"latent/model":                   {"checkpoint", "device", "pathway"},
 	"latent/pathway":                 {},

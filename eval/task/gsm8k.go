@@ -96,7 +96,7 @@ func (t *wordProblems) configure() error {
 		if err != nil {
 			return err
 		}
-		t.instruction = strings.TrimSpace(string(text))
+		t.instruction = plainText(text)
 	}
 	return nil
 }
@@ -175,7 +175,7 @@ func (t *wordProblems) Items(seed uint64, _ int) ([]Item, error) {
 	var items []Item
 	for _, i := range sample(t.scored, t.opts.NumExamples, seed, t.name, func(i int) string { return t.rows[i].id }) {
 		row := t.rows[i]
-		item := Item{ID: row.id, Gold: row.gold, MaxTokens: t.maxTokens, Stop: t.opts.Stop}
+		item := Item{ID: row.id, Gold: row.gold, Tags: row.tags, MaxTokens: t.maxTokens, Stop: t.opts.Stop}
 		if t.opts.API == "completion" {
 			item.Prompt = t.completion(shots, row)
 			if item.Stop == nil {

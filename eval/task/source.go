@@ -53,19 +53,26 @@ func readFile(path, flag, what string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read data: %w", err)
 	}
-	return bytes.TrimPrefix(data, []byte("\ufeff")), nil
+	return data, nil
+}
+
+// plainText is the text of a prompt file.
+func plainText(data []byte) string {
+	return strings.TrimSpace(string(bytes.TrimPrefix(data, []byte("\ufeff"))))
 }
 
 // qa is a row in gsm8k's layout: the answer is prose that ends in "#### N".
 type qa struct {
 	id, question, answer string
 	gold                 string
+	tags                 map[string]string
 }
 
 // readQA reads one JSON object per line with "question" and "answer". The ID of
 // a row is its number among the rows, from 1. Empty lines are no rows.
 func readQA(data []byte) ([]qa, error) {
 	var rows []qa
+	data = bytes.TrimPrefix(data, []byte("\ufeff"))
 	for i, line := range bytes.Split(data, []byte("\n")) {
 		if line = bytes.TrimSpace(line); len(line) == 0 {
 			continue
@@ -81,7 +88,7 @@ func readQA(data []byte) ([]qa, error) {
 		if !ok {
 			return nil, fmt.Errorf(`line %d: the answer does not end in "#### N"`, i+1)
 		}
-		rows = append(rows, qa{fmt.Sprint(len(rows) + 1), *row.Question, *row.Answer, gold})
+		rows = append(rows, qa{id: fmt.Sprint(len(rows) + 1), question: *row.Question, answer: *row.Answer, gold: gold})
 	}
 	if len(rows) == 0 {
 		return nil, fmt.Errorf("no rows")

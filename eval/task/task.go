@@ -3,8 +3,11 @@ package task
 import (
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
+
+	"latent/demo"
 )
 
 // Message is one turn of a conversation. Role is system, user or assistant.
@@ -88,6 +91,26 @@ type Sampling struct {
 // Defaults is implemented by tasks with sampling defaults of their own.
 type Defaults interface{ Sampling() Sampling }
 
+// Dumper is implemented by generated tasks that can write their rows as a data
+// set, in the layout of gsm8k.
+type Dumper interface {
+	Dump(w io.Writer, seed uint64) error
+}
+
+// StyleFor returns the style that a served model was trained on: demo for the
+// demo model, else the default.
+func StyleFor(model string) string {
+	if model == demo.Name {
+		return styleDemo
+	}
+	return stylePlain
+}
+
+const (
+	stylePlain = "plain"
+	styleDemo  = "demo"
+)
+
 // Titled is implemented by tasks whose options change what the result means,
 // which the title of the report must say.
 type Titled interface{ Title() string }
@@ -152,7 +175,8 @@ func usage(format string, args ...any) error {
 // openers maps the names of tasks to what opens them.
 func openers() map[string]func(Options) (Task, error) {
 	return map[string]func(Options) (Task, error){
-		"gsm8k": openGSM8K,
+		"arithmetic": openArithmetic,
+		"gsm8k":      openGSM8K,
 	}
 }
 
@@ -179,6 +203,16 @@ func Open(name string, opts Options) (Task, error) {
 	case "chat", "completion":
 	default:
 		return nil, usage("api %q: have chat, completion", opts.API)
+	}
+	switch opts.Style {
+	case "":
+		opts.Style = stylePlain
+	case stylePlain, styleDemo:
+	default:
+		return nil, usage("style %q: have plain, demo", opts.Style)
+	}
+	if opts.Style == styleDemo && opts.API == "completion" {
+		return nil, usage("the demo model was trained on conversations: use --api chat")
 	}
 	t, err := open(opts)
 	if err != nil {
