@@ -170,9 +170,15 @@ func (p *plot) marks(y float64) {
 		}
 		x, row := p.x(m.X), y+float64(i)*14+10
 		p.svg.line("lt-mark", x, row-4, x, p.bottom)
-		label, anchor, at := cut(m.Label, 48), "start", x+4
+		label, anchor, at := m.Label, "start", x+4
 		if x+6+textWidth(label) > chartWidth {
 			anchor, at = "end", x-4
+			if room := x - 8; textWidth(label) > room { // on the roomier side
+				if room < chartWidth-x-8 {
+					anchor, at, room = "start", x+4, chartWidth-x-8
+				}
+				label = cut(label, int(room/charWidth))
+			}
 		}
 		p.svg.text("lt-small", anchor, at, row, label)
 	}

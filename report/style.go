@@ -31,5 +31,6 @@ details[open]{padding-bottom:.5rem}
 summary{cursor:pointer;padding:.35rem 0}
 .filters{border:1px solid var(--rule);border-radius:4px;margin:.8rem 0;display:flex;flex-wrap:wrap;gap:.3rem 1.1rem}
 a:focus-visible,summary:focus-visible,pre:focus-visible,.scroll:focus-visible,input:focus-visible{outline:2px solid var(--link);outline-offset:2px}
+@media (max-width:40rem){main{padding:.5rem}figure{padding:.2rem}details{padding:.1rem .5rem}th,td{padding:.25rem .45rem}}
 @media print{pre{max-height:none}}
 `

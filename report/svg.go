@@ -12,13 +12,13 @@ import (
 // size. A chart is narrow so that its text stays readable on a telephone, and
 // grows where there is room.
 const (
-	chartWidth = 460
+	chartWidth = 420
 	plotHeight = 230
 	fontSize   = 12
 	lineHeight = 17
 	charWidth  = 6.7 // of most letters at fontSize, rather too much than too little
 
-	labelLength = 66 // characters that fit across
+	labelLength = 58 // characters that fit across
 )
 
 // chartStyle colours charts, in a page as in a file of its own. Names begin with
