@@ -35,7 +35,7 @@ var allowedImports = map[string][]string{
 	"latent/device/cuda/kernels":     {},
 	"latent/device/cuda/kernels/gen": {},
 	"latent/device/devicetest":       {"device"},
-	"latent/eval":                    {"bench/client", "eval/stats", "eval/task"},
+	"latent/eval":                    {"bench/client", "eval/stats", "eval/task", "report"},
 	"latent/eval/stats":              {},
 	"latent/engine":                  {"device", "kvcache", "model", "pathway", "sample"},
 	"latent/eval/task":               {"demo", "demo/tasks"},

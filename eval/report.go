@@ -51,6 +51,11 @@ type Report struct {
 	Comparisons []*Comparison      `json:"comparisons,omitempty"`
 }
 
+// NewReport begins a report.
+func NewReport(name string) *Report {
+	return &Report{SchemaVersion: schemaVersion, Task: name, Title: name}
+}
+
 // JSON is the report as a file.
 func (r *Report) JSON() ([]byte, error) {
 	text, err := json.MarshalIndent(r, "", "  ")

@@ -47,6 +47,9 @@ type Options struct {
 	// Done holds records of an earlier run with the same configuration; they
 	// are not asked again.
 	Done []Record
+	// OnPlan is told how many requests there are in all and how many of them
+	// Done holds; may be nil.
+	OnPlan func(total, done int)
 	// OnRecord is called with every new record, one at a time. An error ends
 	// the run.
 	OnRecord func(*Record) error
@@ -84,6 +87,9 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	jobs, order, err := r.plan(&o)
 	if err != nil {
 		return nil, err
+	}
+	if o.OnPlan != nil {
+		o.OnPlan(len(jobs)+len(r.Records), len(r.Records))
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()

@@ -6,6 +6,7 @@
 //	latent explain          which attention pathways a step would take, and why
 //	latent calibrate        measure what attention costs on this machine
 //	latent bench attention  what the stages of a layer take, by pathway and length
+//	latent eval TASK        accuracy on a task, and whether two ways of serving differ
 //	latent inspect ...      configurations, weights, tokens, logits, GPUs
 //
 // Without --model every command uses the embedded demo model.
@@ -30,6 +31,7 @@ type commands struct {
 	Explain   explainCommand   `cmd:"" help:"Show which attention pathways a step would take, what each would cost, and why."`
 	Calibrate calibrateCommand `cmd:"" help:"Measure what attention costs on this machine, for the planner."`
 	Bench     benchCommand     `cmd:"" help:"Measure what the parts of the model take."`
+	Eval      evalCommand      `cmd:"" help:"Measure accuracy, and whether two ways of serving differ."`
 	Inspect   inspectCommand   `cmd:"" help:"Look into configurations, weights, tokens, logits and GPUs."`
 
 	Version kong.VersionFlag `help:"Print the version." env:"-"`

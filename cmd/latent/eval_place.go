@@ -1,0 +1,428 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"latent"
+	"latent/bench/client"
+	"latent/chat"
+	"latent/eval"
+	"latent/eval/stats"
+	"latent/eval/task"
+	"latent/pathway"
+	"latent/server"
+)
+
+// armSpec is one way of serving, as the command line has it. The zero value is
+// the server as it is.
+type armSpec struct {
+	name   string
+	url    string
+	policy string
+	flags  *modelFlags // of an engine of its own
+}
+
+// parseArms reads the arms' specifications.
+func parseArms(texts []string, c *evalFlags) ([]armSpec, error) {
+	wrong := func(format string, args ...any) error { return &exitError{exitUsage, fmt.Errorf(format, args...)} }
+	var out []armSpec
+	seen := map[string]bool{}
+	for _, text := range texts {
+		if seen[text] {
+			return nil, wrong("the arm %s is there twice", text)
+		}
+		seen[text] = true
+		kind, rest, _ := strings.Cut(text, ":")
+		a := armSpec{name: text}
+		switch kind {
+		case "http", "https":
+			a.url = text
+		case "policy":
+			if _, err := pathway.ParsePolicy(rest); err != nil {
+				return nil, wrong("arm %s: %w", text, err)
+			}
+			a.name, a.policy = rest, rest
+		case "flags":
+			if !c.Offline {
+				return nil, wrong("arm %s: an engine with flags of its own needs --offline", text)
+			}
+			a.name = rest
+			if file, ok := strings.CutPrefix(rest, "@"); ok {
+				data, err := os.ReadFile(file)
+				if err != nil {
+					return nil, wrong("arm %s: %w", text, err)
+				}
+				rest = string(data)
+			}
+			flags, err := c.modelFlags.with(strings.Fields(rest))
+			if err != nil {
+				return nil, wrong("arm %s: %w", text, err)
+			}
+			a.flags = flags
+		default:
+			return nil, wrong("arm %q: want a URL, policy:NAME or flags:FLAGS", text)
+		}
+		out = append(out, a)
+	}
+	return out, nil
+}
+
+// with returns the flags with some of them given anew.
+func (f *modelFlags) with(args []string) (*modelFlags, error) {
+	var given modelFlags
+	parser, err := kong.New(&given, kong.Exit(func(int) {}), kong.Writers(new(bytes.Buffer), new(bytes.Buffer)))
+	if err != nil {
+		return nil, err
+	}
+	parsed, err := parser.Parse(args)
+	if err != nil {
+		return nil, err
+	}
+	// Only what was given: the rest stays as the command line has it.
+	out := *f
+	over, err := kong.New(&out)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range parsed.Path {
+		if p.Flag == nil {
+			continue
+		}
+		for _, flag := range over.Model.Flags {
+			if flag.Name == p.Flag.Name {
+				flag.Target.Set(p.Flag.Target)
+			}
+		}
+	}
+	return &out, nil
+}
+
+// evalPlace is what an evaluation talks to. close ends what was started for it.
+type evalPlace struct {
+	url       string
+	model     string
+	info      map[string]any
+	indexTopK int
+	arms      []eval.Arm
+
+	clients []*client.Client
+	engines []*offlineEngine
+	chat    bool
+}
+
+// connect finds or starts the servers of the arms.
+func (c *evalFlags) connect(ctx context.Context, t *terminal, specs []armSpec) (p *evalPlace, err error) {
+	p = &evalPlace{url: c.BaseURL, model: c.Model, chat: c.API == "chat"}
+	if p.url == "" {
+		p.url = "http://" + net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))
+	}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	shared := false // a server of several arms, or of the only one
+	for _, s := range specs {
+		shared = shared || s.url == "" && s.flags == nil
+	}
+	var base *client.Client
+	if shared {
+		if base, err = p.open(ctx, t, c, p.url, &c.modelFlags); err != nil {
+			return nil, err
+		}
+	}
+	// Caches of an arm are its own, and new in every run.
+	salt := strconv.FormatInt(time.Now().UnixNano(), 36)
+	for _, s := range specs {
+		arm := eval.Arm{Name: s.name, Client: base}
+		switch {
+		case s.policy != "":
+			arm.Extra = map[string]any{"latent": map[string]any{"policy": s.policy}, "cache_salt": salt + s.name}
+		case s.url != "":
+			one := *c
+			one.Offline = false
+			if arm.Client, err = p.open(ctx, t, &one, s.url, nil); err != nil {
+				return nil, err
+			}
+		case s.flags != nil:
+			if arm.Client, err = p.open(ctx, t, c, "", s.flags); err != nil {
+				return nil, err
+			}
+		}
+		p.arms = append(p.arms, arm)
+	}
+	return p, nil
+}
+
+// open connects to a server, or with --offline starts one. The first one gives
+// the model's name and counts tokens.
+func (p *evalPlace) open(ctx context.Context, t *terminal, c *evalFlags, url string, flags *modelFlags) (*client.Client, error) {
+	if c.Offline {
+		e, err := flags.serveOffline(ctx, t)
+		if err != nil {
+			return nil, err
+		}
+		url = e.url
+		if len(p.engines) == 0 {
+			p.url, p.model = url, modelName(flags.Model)
+			if x := e.engine.Config().Indexer; x != nil {
+				p.indexTopK = x.TopK
+			}
+		}
+		p.engines = append(p.engines, e)
+	}
+	name := c.Model
+	if c.Offline {
+		name = ""
+	}
+	o := client.Options{BaseURL: url, Model: name, APIKey: c.APIKey, Header: c.headers(), Timeout: time.Duration(c.Timeout)}
+	probe := client.New(o)
+	defer probe.Close()
+	const patience = 60 * time.Second
+	if err := probe.WaitReady(ctx, patience); err != nil {
+		return nil, &exitError{exitInvalidRun, fmt.Errorf("%w (start one with latent serve, or use --offline)", err)}
+	}
+	if name == "" {
+		if models, err := probe.Models(ctx); err == nil && len(models) > 0 {
+			name = models[0].ID
+		}
+	}
+	o.Model = name
+	cl := client.New(o)
+	p.clients = append(p.clients, cl)
+	if len(p.clients) == 1 {
+		if p.model == "" {
+			p.model = name
+		}
+		if info, err := cl.ServerInfo(ctx); err == nil { // only for the report
+			p.info = info
+			if k, ok := info["index_topk"].(float64); ok && p.indexTopK == 0 {
+				p.indexTopK = int(k)
+			}
+		}
+	}
+	return cl, nil
+}
+
+func (p *evalPlace) close() {
+	for _, c := range p.clients {
+		c.Close()
+	}
+	for _, e := range p.engines {
+		e.close()
+	}
+}
+
+// counter returns what counts tokens as the first server does: the engine's own
+// encoder, or the usage of an answer of one token.
+func (p *evalPlace) counter(ctx context.Context) func([]task.Message, string) (int, error) {
+	var mu sync.Mutex
+	known := map[string]int{}
+	return func(messages []task.Message, prompt string) (int, error) {
+		if len(p.engines) > 0 {
+			request := latent.Request{Prompt: prompt}
+			for _, m := range messages {
+				request.Messages = append(request.Messages, chat.Message{Role: chat.Role(m.Role), Content: m.Content})
+			}
+			ids, _, err := p.engines[0].engine.Encode(request)
+			return len(ids), err
+		}
+		at := fmt.Sprint(messages, prompt)
+		mu.Lock()
+		n, ok := known[at]
+		mu.Unlock()
+		if ok {
+			return n, nil
+		}
+		r := &client.Request{Chat: len(messages) > 0, Prompt: prompt, MaxTokens: 1}
+		for _, m := range messages {
+			r.Messages = append(r.Messages, client.Message{Role: m.Role, Content: m.Content})
+		}
+		a := p.clients[0].Do(ctx, r)
+		if a.Class != "" && a.Class != client.ClassEmpty {
+			return 0, fmt.Errorf("count tokens: %w", a.Err)
+		}
+		if a.PromptTokens < 0 {
+			return 0, errors.New("count tokens: the server tells no usage")
+		}
+		mu.Lock()
+		known[at] = a.PromptTokens
+		mu.Unlock()
+		return a.PromptTokens, nil
+	}
+}
+
+// pathways reads the counters of query rows by attention pathway, of servers
+// that have them.
+func (p *evalPlace) pathways(ctx context.Context) map[string]float64 {
+	out := map[string]float64{}
+	for _, c := range p.clients {
+		text, err := c.Get(ctx, "/metrics")
+		if err != nil {
+			continue // another server
+		}
+		maps.Copy(out, readPathways(text, out))
+	}
+	return out
+}
+
+// readPathways adds latent_attention_rows_total by pathway to what was counted.
+func readPathways(text []byte, counted map[string]float64) map[string]float64 {
+	out := maps.Clone(counted)
+	lines := bufio.NewScanner(bytes.NewReader(text))
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		labels, ok := strings.CutPrefix(lines.Text(), "latent_attention_rows_total{")
+		if !ok {
+			continue
+		}
+		labels, value, ok := strings.Cut(labels, "} ")
+		n, err := strconv.ParseFloat(value, 64)
+		if !ok || err != nil {
+			continue
+		}
+		for label := range strings.SplitSeq(labels, ",") {
+			if name, ok := strings.CutPrefix(label, `pathway="`); ok {
+				out[strings.TrimSuffix(name, `"`)] += n
+			}
+		}
+	}
+	return out
+}
+
+// offlineEngine is a server in this process.
+type offlineEngine struct {
+	url    string
+	engine *latent.Engine
+	stop   context.CancelFunc
+	served chan error
+}
+
+// serveOffline loads a model and serves it on a free port of this machine.
+func (f *modelFlags) serveOffline(ctx context.Context, t *terminal) (*offlineEngine, error) {
+	s, err := server.New(server.Config{Names: []string{modelName(f.Model)}, AllowRequestPolicy: true})
+	if err != nil {
+		return nil, err
+	}
+	o := f.options(t.progress)
+	o.Observer = s.Observer()
+	e, err := latent.Open(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	s.Attach(e)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
+	// Not cut off by a signal: the requests are, and close ends it.
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	out := &offlineEngine{url: baseURL(listener.Addr()).String(), engine: e, stop: stop, served: make(chan error, 1)}
+	go func() { out.served <- s.Serve(serving, listener) }()
+	return out, nil
+}
+
+func (e *offlineEngine) close() {
+	e.stop()
+	<-e.served
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+	defer cancel()
+	_ = e.engine.Shutdown(ctx) // the process ends anyway
+}
+
+// evalMeter shows how far a run is, on standard error.
+type evalMeter struct {
+	terminal *terminal
+	quiet    bool
+	margin   float64
+	arms     int
+
+	mu                                        sync.Mutex
+	began                                     time.Time
+	total, before, done                       int
+	right, invalid, truncated, failed, tokens int
+}
+
+// plan is told how many requests there will be.
+func (m *evalMeter) plan(total, done int) {
+	m.mu.Lock()
+	m.total, m.before, m.began = total, done, time.Now()
+	m.mu.Unlock()
+	if m.arms > 1 && !m.quiet {
+		m.terminal.progress(plannedWidth(total / m.arms))
+	}
+}
+
+func (m *evalMeter) add(r *eval.Record) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.done++
+	m.tokens += r.CompletionTokens
+	for _, c := range []struct {
+		n  *int
+		is bool
+	}{{&m.right, r.Correct}, {&m.invalid, r.Invalid}, {&m.truncated, r.Truncated()}, {&m.failed, r.Failed != ""}} {
+		if c.is {
+			*c.n++
+		}
+	}
+}
+
+// start prints until the function that it returns is called: a line that is
+// written over on a terminal, else one every ten seconds.
+func (m *evalMeter) start() (stop func()) {
+	if m.quiet {
+		return func() {}
+	}
+	every, end := 10*time.Second, "\n"
+	live := isTerminal(m.terminal.err)
+	if live {
+		every, end = time.Second/2, "\r"
+	}
+	done, gone := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(gone)
+		ticker := time.NewTicker(every)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-done:
+				if live {
+					fmt.Fprintln(m.terminal.err, m.line())
+				}
+				return
+			case <-ticker.C:
+				fmt.Fprint(m.terminal.err, m.line(), end)
+			}
+		}
+	}()
+	return func() { close(done); <-gone }
+}
+
+// line is the state in one line.
+func (m *evalMeter) line() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	elapsed := time.Since(m.began)
+	out := fmt.Sprintf("latent: %d/%d", m.before+m.done, m.total)
+	if m.done == 0 {
+		return out
+	}
+	ci := stats.Wilson(m.right, m.done)
+	left := time.Duration(float64(elapsed) / float64(m.done) * float64(m.total-m.before-m.done))
+	return out + fmt.Sprintf(", %.1f %% right [%.1f, %.1f], %d invalid, %d truncated, %d failed, %.0f tok/s, %v left  ",
+		100*float64(m.right)/float64(m.done), 100*ci.Low, 100*ci.High, m.invalid, m.truncated, m.failed, float64(m.tokens)/elapsed.Seconds(), round(left))
+}
