@@ -23,7 +23,7 @@ var allowedImports = map[string][]string{
 	"latent/bench/client":            {},
 	"latent/chat":                    {},
 	"latent/checkpoint":              {"device"},
-	"latent/cmd/latent":              {"", "bench", "chat", "checkpoint", "demo", "device", "device/cpu/kern", "device/cuda/driver", "engine", "pathway", "sample", "server"},
+	"latent/cmd/latent":              {"", "bench", "bench/client", "chat", "checkpoint", "demo", "device", "device/cpu/kern", "device/cuda/driver", "engine", "eval", "eval/stats", "eval/task", "pathway", "sample", "server"},
 	"latent/demo":                    {},
 	"latent/demo/tasks":              {"demo"},
 	"latent/device":                  {},

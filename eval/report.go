@@ -128,7 +128,7 @@ func (r *Report) invalid(why string) {
 	r.Problems = append(r.Problems, why)
 }
 
-// Verdict is the report in one line.
+// Verdict is the report in one line, and one more for each comparison.
 func (r *Report) Verdict() string {
 	var b strings.Builder
 	if !r.Valid {
@@ -149,7 +149,7 @@ func (r *Report) Verdict() string {
 		}
 	}
 	for _, c := range r.Comparisons {
-		fmt.Fprintf(&b, "; %s", c.Sentence())
+		fmt.Fprintf(&b, "\n%s", c.Sentence())
 	}
 	return b.String()
 }
