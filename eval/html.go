@@ -19,6 +19,9 @@ type PageOptions struct {
 // Items of a page beyond this size go to files of their own.
 const largestPage = 20 << 20
 
+// What a reader may ask to see of the items.
+var filterTags = [...]string{"right", "wrong", "invalid", "truncated", "empty", "failed", "flipped"}
+
 // WritePage writes report.html, and where its conversations are too many, files
 // that it links to.
 func (f *Folder) WritePage(r *Report, result *Result, o PageOptions) error {
@@ -31,7 +34,7 @@ func (f *Folder) WritePage(r *Report, result *Result, o PageOptions) error {
 		}
 		parts[len(parts)-1] = append(parts[len(parts)-1], s)
 	}
-	filters := report.Filters{Tags: []string{"wrong", "invalid", "truncated", "empty", "failed", "flipped"}}
+	filters := report.Filters{Tags: filterTags[:]}
 	sections := r.sections()
 	if len(parts) == 1 {
 		sections = append(append(sections, report.Heading("Conversations"), filters), parts[0]...)
@@ -200,7 +203,11 @@ func itemSection(group []*Record, result *Result, arms bool, o PageOptions) (rep
 		add("Answer", rec.Answer)
 		rows := [][]string{{"right answer", rec.Gold}}
 		for _, name := range sortedKeys(rec.Extracted) {
-			rows = append(rows, []string{"extracted (" + name + ")", rec.Extracted[name]})
+			value := rec.Extracted[name]
+			if o.Mask && len(value) > len("A") { // more than a letter
+				value = "(not shown)"
+			}
+			rows = append(rows, []string{"extracted (" + name + ")", value})
 		}
 		rows = append(rows, []string{"verdict", word}, []string{"finish reason", rec.FinishReason},
 			[]string{"tokens", fmt.Sprintf("%d in (%d cached), %d out", rec.PromptTokens, rec.CachedTokens, rec.CompletionTokens)},
@@ -214,7 +221,8 @@ func itemSection(group []*Record, result *Result, arms bool, o PageOptions) (rep
 		d.Sections = append(d.Sections, report.Table{Head: []string{"", "value"}, Rows: rows, Align: "ll"})
 	}
 	tags["flipped"] = right > 0 && right < len(group)
-	for _, tag := range []string{"wrong", "invalid", "truncated", "empty", "failed", "flipped"} {
+	tags["right"] = right == len(group)
+	for _, tag := range filterTags {
 		if tags[tag] {
 			d.Tags = append(d.Tags, tag)
 		}
