@@ -91,6 +91,12 @@ type Sampling struct {
 // Defaults is implemented by tasks with sampling defaults of their own.
 type Defaults interface{ Sampling() Sampling }
 
+// Chancer is implemented by tasks where guessing has a chance.
+type Chancer interface {
+	// Chance is the probability of a right answer by guessing.
+	Chance() float64
+}
+
 // Dumper is implemented by generated tasks that can write their rows as a data
 // set, in the layout of gsm8k.
 type Dumper interface {
@@ -177,6 +183,7 @@ func openers() map[string]func(Options) (Task, error) {
 	return map[string]func(Options) (Task, error){
 		"arithmetic": openArithmetic,
 		"gsm8k":      openGSM8K,
+		"needle":     openNeedle,
 	}
 }
 

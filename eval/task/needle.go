@@ -1,0 +1,478 @@
+package task
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+const (
+	needleText = "Codes are hidden in the following text. Read it, then answer the question behind it.\n\n{text}\n\n{question}"
+	demoText   = "{text}\n{question}"
+	// writes is how often --variant last-write sets a key.
+	writes       = 3
+	demoCode     = 12 // tokens of the demo model's answer
+	codeDigits   = 4
+	needleRounds = 1
+)
+
+// needle hides codes under keys in a long text and asks for some of them.
+type needle struct {
+	generated
+	cells []needleCell
+
+	mu    sync.Mutex
+	items map[uint64][]Item // by seed: making them takes many counts
+}
+
+type needleCell struct {
+	size          contextSize
+	keys, queries int
+	depth         float64
+}
+
+func openNeedle(opts Options) (Task, error) {
+	template := needleText
+	if opts.Style == styleDemo {
+		template = demoText
+	}
+	if opts.Values == 0 {
+		opts.Values = 1
+	}
+	if opts.Depths == 0 {
+		opts.Depths = 10
+	}
+	if opts.Keys == nil {
+		opts.Keys = []int{1, 4, 8}
+		if opts.Style == styleDemo {
+			opts.Keys = []int{2, 8}
+		}
+	}
+	if opts.Queries == nil {
+		opts.Queries = []int{1, 4}
+		if opts.Style == styleDemo {
+			opts.Queries = []int{1}
+		}
+	}
+	g, err := newGenerated(opts, template)
+	if err != nil {
+		return nil, err
+	}
+	t := &needle{generated: g, items: map[uint64][]Item{}}
+	switch {
+	case opts.Values < 1 || opts.Values > 16 || opts.Depths < 1:
+		return nil, usage("--values %d, --depths %d: want 1 to 16, and at least 1", opts.Values, opts.Depths)
+	case !slices.Contains([]string{"", "words", "numbers", "uuids"}, opts.KeyType):
+		return nil, usage("--key-type %q: have words, numbers, uuids", opts.KeyType)
+	case !slices.Contains([]string{"", "digits", "uuids"}, opts.ValueType):
+		return nil, usage("--value-type %q: have digits, uuids", opts.ValueType)
+	case opts.LastWrite && opts.Values > 1:
+		return nil, usage("a key that is set several times has one value in the end: leave --values at 1")
+	case opts.Style == styleDemo && (opts.Values > 1 || opts.LastWrite || len(opts.Queries) != 1 || opts.Queries[0] != 1):
+		return nil, usage("the demo model was trained on one value and one question at a time")
+	}
+	for _, size := range g.contexts {
+		for _, keys := range opts.Keys {
+			for _, queries := range opts.Queries {
+				if keys < 1 || queries < 1 {
+					return nil, usage("--keys %d, --queries %d: want at least 1", keys, queries)
+				}
+				if queries > keys {
+					continue
+				}
+				for i := range opts.Depths {
+					t.cells = append(t.cells, needleCell{size, keys, queries, float64(i) / float64(max(1, opts.Depths-1))})
+				}
+			}
+		}
+	}
+	if len(t.cells) == 0 {
+		return nil, usage("no number of --queries fits the --keys")
+	}
+	return t, nil
+}
+
+func (t *needle) Name() string { return "needle" }
+
+func (t *needle) Data() DataInfo {
+	info := t.data
+	info.Rows = len(t.cells)
+	if t.opts.NumExamples > 0 {
+		info.Rows = t.opts.NumExamples
+	}
+	return info
+}
+
+// Chance is the probability of guessing one value.
+func (t *needle) Chance() float64 {
+	if t.opts.ValueType == "uuids" {
+		return 0
+	}
+	return 1e-4
+}
+
+func (t *needle) Items(seed uint64, _ int) ([]Item, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if made, ok := t.items[seed]; ok {
+		return slices.Clone(made), nil
+	}
+	items, err := rounds(len(t.cells), needleRounds, t.opts.NumExamples, seed, t.Name(), func(cell, round int) string {
+		return t.cells[cell].id(round)
+	}, func(cell, round int) (Item, bool, error) {
+		c := t.cells[cell]
+		return t.build(c.size, func(attempt int) (Item, error) {
+			return t.draw(stream(seed, t.Name(), c.id(round), attempt), c, round)
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	t.items[seed] = items
+	return slices.Clone(items), nil
+}
+
+// rounds makes n items: whole rounds through the cells, and of the last round
+// a sample. n = 0 asks for the given number of rounds.
+func rounds(cells, all, n int, seed uint64, task string, id func(cell, round int) string, make func(cell, round int) (Item, bool, error)) ([]Item, error) {
+	if n <= 0 {
+		n = all * cells
+	}
+	indices := []int{}
+	for i := range cells {
+		indices = append(indices, i)
+	}
+	var items []Item
+	for round := 0; n > 0; round++ {
+		for _, cell := range sample(indices, n, seed, task, func(i int) string { return id(i, round) }) {
+			item, skip, err := make(cell, round)
+			if err != nil {
+				return nil, fmt.Errorf("item %s: %w", id(cell, round), err)
+			}
+			if !skip {
+				items = append(items, item)
+			}
+		}
+		n -= cells
+	}
+	if len(items) == 0 {
+		return nil, usage("no context is long enough for an item")
+	}
+	return items, nil
+}
+
+func (c needleCell) id(round int) string {
+	return fmt.Sprintf("context%d-keys%d-queries%d-depth%.2f-%d", c.size.tokens, c.keys, c.queries, c.depth, round+1)
+}
+
+// draw makes one item.
+func (t *needle) draw(r *rand.Rand, c needleCell, round int) (Item, error) {
+	w := lists()
+	k := &keyMaker{r: r, kind: t.opts.KeyType, near: t.opts.NearDuplicates == nil || *t.opts.NearDuplicates, used: map[string]bool{}}
+	v := &valueMaker{r: r, kind: t.opts.ValueType, avoid: strings.Join(t.story, " "), used: map[string]bool{}}
+	perKey := t.opts.Values
+	if t.opts.LastWrite {
+		perKey = writes
+	}
+	var keys []string
+	var facts []fact
+	values := map[string][]string{}
+	for range c.keys {
+		key, err := k.next()
+		if err != nil {
+			return Item{}, err
+		}
+		keys = append(keys, key)
+	}
+	asked := slices.Clone(keys)
+	r.Shuffle(len(asked), func(i, j int) { asked[i], asked[j] = asked[j], asked[i] })
+	asked = asked[:c.queries]
+	for _, key := range keys {
+		depth := r.Float64()
+		if key == asked[0] {
+			depth = c.depth
+		}
+		for i := range perKey {
+			value := v.next()
+			f := fact{fill(pick(r, w.Needle.Facts), "k", key, "c", value), depth}
+			switch {
+			case t.opts.LastWrite:
+				// Earlier writes stand before the last one, in order.
+				f.text = fmt.Sprintf("The code for the %s is now %s.", key, value)
+				f.depth = depth * float64(i+1) / float64(perKey)
+				values[key] = nil
+			case i > 0:
+				f.depth = r.Float64()
+			}
+			values[key] = append(values[key], value)
+			facts = append(facts, f)
+		}
+	}
+	question, gold := t.question(r, asked, values)
+	filler := noise(r)
+	switch t.opts.Haystack {
+	case "text":
+		filler = running(r, t.story)
+	case "needles":
+		k.half = true
+		filler = func() (string, error) {
+			key, err := k.next()
+			return fill(pick(r, w.Needle.Facts), "k", key, "c", v.distractor()), err
+		}
+	}
+	body, err := text{facts, filler, t.counted(question)}.fit(c.size.tokens)
+	if err != nil {
+		return Item{}, err
+	}
+	haystack := t.opts.Haystack
+	if haystack == "" {
+		haystack = "noise"
+	}
+	item := Item{ID: c.id(round), Gold: gold, Stop: t.opts.Stop, MaxTokens: t.opts.MaxTokens, Tags: map[string]string{
+		"context": strconv.Itoa(c.size.tokens), "keys": strconv.Itoa(c.keys), "queries": strconv.Itoa(c.queries),
+		"depth": fmt.Sprintf("%.2f", c.depth), "haystack": haystack,
+	}}
+	if item.MaxTokens == 0 {
+		item.MaxTokens = 128 + 64*c.queries*t.opts.Values
+		if t.opts.Style == styleDemo {
+			item.MaxTokens = demoCode
+		}
+	}
+	t.prompt(&item, body, question)
+	return item, nil
+}
+
+// question asks for the given keys. The right answer has a line for each,
+// "key: value, value".
+func (t *needle) question(r *rand.Rand, asked []string, values map[string][]string) (question, gold string) {
+	var lines []string
+	for _, key := range asked {
+		lines = append(lines, key+": "+strings.Join(values[key], ", "))
+	}
+	gold = strings.Join(lines, "\n")
+	if t.opts.Style == styleDemo {
+		return fill(pick(r, lists().Needle.Questions), "k", asked[0]), gold
+	}
+	what := "What is the code for the " + asked[0] + "?"
+	if t.opts.LastWrite {
+		what = "A later code replaces an earlier one. What is the last code for the " + asked[0] + "?"
+	}
+	many := t.opts.Values > 1
+	switch {
+	case len(asked) == 1 && many:
+		return fmt.Sprintf("The text gives %d codes for the %s. What are they? Answer with the codes alone, separated by commas.", t.opts.Values, asked[0]), gold
+	case len(asked) == 1:
+		return what + " Answer with the code alone.", gold
+	}
+	what = "What are the codes for these? "
+	if t.opts.LastWrite {
+		what = "A later code replaces an earlier one. What are the last codes for these? "
+	}
+	if many {
+		what = fmt.Sprintf("The text gives %d codes for each of these. What are they? ", t.opts.Values)
+	}
+	return what + "Answer with one line for each, its name, a colon and its code or codes:\n" + strings.Join(asked, "\n"), gold
+}
+
+// keyMaker makes keys that were not there before.
+type keyMaker struct {
+	r    *rand.Rand
+	kind string
+	near bool // each key but the first shares a part with an earlier one
+	half bool // only about half of them do
+	made []string
+	used map[string]bool // keys, and words of keys where none may be shared
+}
+
+func (k *keyMaker) next() (string, error) {
+	for attempt := range 1000 {
+		key := k.draw(k.near && len(k.made) > 0 && attempt < 100 && (!k.half || k.r.IntN(2) == 0))
+		adjective, noun, _ := strings.Cut(key, " ")
+		words := !k.near && (k.kind == "" || k.kind == "words")
+		if k.used[key] || words && (k.used["a "+adjective] || k.used["n "+noun]) {
+			continue
+		}
+		k.used[key], k.used["a "+adjective], k.used["n "+noun] = true, true, true
+		k.made = append(k.made, key)
+		return key, nil
+	}
+	return "", usage("no further key of type %q after %d: use another --key-type, near duplicates or a shorter context", k.kind, len(k.made))
+}
+
+func (k *keyMaker) draw(near bool) string {
+	w := lists()
+	var like string
+	if near {
+		like = pick(k.r, k.made)
+	}
+	switch k.kind {
+	case "numbers":
+		if like != "" {
+			return fmt.Sprintf("%s%02d", like[:len(like)-2], k.r.IntN(100))
+		}
+		return fmt.Sprintf("box %d", 1_000_000+k.r.IntN(9_000_000))
+	case "uuids":
+		id := uuid(k.r)
+		if like != "" {
+			return like[:len(like)-12] + id[len(id)-12:]
+		}
+		return "item " + id
+	}
+	adjective, noun := pick(k.r, w.Adjectives), pick(k.r, w.Nouns)
+	if like != "" {
+		a, n, _ := strings.Cut(like, " ")
+		if k.r.IntN(2) == 0 {
+			adjective = a
+		} else {
+			noun = n
+		}
+	}
+	return adjective + " " + noun
+}
+
+// uuid draws a random (version 4) UUID.
+func uuid(r *rand.Rand) string {
+	a, b := r.Uint64(), r.Uint64()
+	return fmt.Sprintf("%08x-%04x-4%03x-%04x-%012x", a>>32, a>>16&0xffff, a&0xfff, 0x8000|b>>48&0x3fff, b&0xffff_ffff_ffff)
+}
+
+// valueMaker makes values that differ from one another and stand in no text.
+type valueMaker struct {
+	r     *rand.Rand
+	kind  string
+	avoid string
+	used  map[string]bool
+}
+
+func (v *valueMaker) draw() string {
+	if v.kind == "uuids" {
+		return uuid(v.r)
+	}
+	return fmt.Sprintf("%0*d", codeDigits, v.r.IntN(10_000))
+}
+
+func (v *valueMaker) next() string {
+	for range 10_000 {
+		if s := v.draw(); !v.used[s] && !strings.Contains(v.avoid, s) {
+			v.used[s] = true
+			return s
+		}
+	}
+	return v.draw() // a text that holds nearly all codes
+}
+
+// distractor is any value but those of the needles.
+func (v *valueMaker) distractor() string {
+	for {
+		if s := v.draw(); !v.used[s] {
+			return s
+		}
+	}
+}
+
+var (
+	digitsValue = regexp.MustCompile(`\d+`)
+	uuidValue   = regexp.MustCompile(`(?i)\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b`)
+)
+
+// found returns the values in a text: runs of exactly four digits, or UUIDs.
+func (t *needle) found(text string) []string {
+	if t.opts.ValueType == "uuids" {
+		return uuidValue.FindAllString(strings.ToLower(text), -1)
+	}
+	return slices.DeleteFunc(digitsValue.FindAllString(text, -1), func(s string) bool { return len(s) != codeDigits })
+}
+
+// wanted is one asked key with its values.
+type wanted struct {
+	key    string
+	values []string
+	name   *regexp.Regexp
+}
+
+func wants(gold string) []wanted {
+	var out []wanted
+	for line := range strings.SplitSeq(gold, "\n") {
+		key, values, _ := strings.Cut(line, ": ")
+		out = append(out, wanted{key, strings.Split(values, ", "), regexp.MustCompile(`(?i)\b` + regexp.QuoteMeta(key) + `\b`)})
+	}
+	return out
+}
+
+// Score finds the values of every asked key. One key: the last value of the
+// text (all of them, if it has several). Several keys: what stands between the
+// last mention of a key and the next key; if that finds nothing for one of them
+// and the text has just as many values as were asked for, their order decides.
+func (t *needle) Score(item *Item, text string) Verdict {
+	asked := wants(item.Gold)
+	got := make([][]string, len(asked))
+	if len(asked) == 1 {
+		got[0] = t.found(asked[0].name.ReplaceAllString(text, " "))
+		if n := len(got[0]); n > 1 && len(asked[0].values) == 1 {
+			got[0] = got[0][n-1:]
+		}
+	} else {
+		got = t.byName(asked, text)
+	}
+	v := Verdict{Correct: true, Invalid: true, Extracted: map[string]string{}}
+	for i, w := range asked {
+		right := sameSet(got[i], w.values)
+		if right {
+			v.Score += 1 / float64(len(asked))
+		}
+		v.Correct = v.Correct && right
+		if len(got[i]) > 0 {
+			v.Invalid = false
+			v.Extracted[w.key] = strings.Join(got[i], ", ")
+		}
+	}
+	if v.Correct {
+		v.Score = 1
+	}
+	return v
+}
+
+func (t *needle) byName(asked []wanted, text string) [][]string {
+	type mention struct{ key, start, end int }
+	var all []mention
+	total := 0
+	for i, w := range asked {
+		total += len(w.values)
+		for _, at := range w.name.FindAllStringIndex(text, -1) {
+			all = append(all, mention{i, at[0], at[1]})
+		}
+	}
+	slices.SortFunc(all, func(a, b mention) int { return a.start - b.start })
+	got := make([][]string, len(asked))
+	for i, m := range all {
+		end := len(text)
+		if i+1 < len(all) {
+			end = max(m.end, all[i+1].start)
+		}
+		if values := t.found(text[m.end:end]); len(values) > 0 {
+			got[m.key] = values[:min(len(values), max(1, len(asked[m.key].values)))]
+		}
+	}
+	if slices.ContainsFunc(got, func(v []string) bool { return len(v) == 0 }) {
+		for _, w := range asked {
+			text = w.name.ReplaceAllString(text, " ")
+		}
+		if values := t.found(text); len(values) == total {
+			for i, w := range asked {
+				got[i], values = values[:len(w.values)], values[len(w.values):]
+			}
+		}
+	}
+	return got
+}
+
+func sameSet(a, b []string) bool {
+	a, b = slices.Clone(a), slices.Clone(b)
+	slices.Sort(a)
+	slices.Sort(b)
+	return slices.Equal(slices.Compact(a), slices.Compact(b))
+}
