@@ -16,6 +16,7 @@ import (
 // benchCommand measures.
 type benchCommand struct {
 	Attention benchAttention `cmd:"" help:"What the stages of a layer take, by attention pathway, length and prefix."`
+	Serve     benchServe     `cmd:"" help:"How fast a server answers, under a load of requests."`
 }
 
 // benchAttention measures the stages of a layer.

@@ -6,6 +6,7 @@
 //	latent explain          which attention pathways a step would take, and why
 //	latent calibrate        measure what attention costs on this machine
 //	latent bench attention  what the stages of a layer take, by pathway and length
+//	latent bench serve      how fast a server answers under a load
 //	latent eval TASK        accuracy on a task, and whether two ways of serving differ
 //	latent inspect ...      configurations, weights, tokens, logits, GPUs
 //
@@ -78,7 +79,7 @@ func run(args, environ []string, stdin, stdout, stderr *os.File) (code int) {
 	case args[0] == "help":
 		args = append(args[1:len(args):len(args)], "--help")
 	}
-	parsed, err := parser.Parse(args)
+	parsed, err := parser.Parse(prefixed(parser.Model, args))
 	if exit >= 0 { // --help or --version was answered
 		return exit
 	}

@@ -1,0 +1,402 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Item is a prompt, or a conversation whose turns are requests of their own.
+// Of Text and IDs one is set, unless Body is a whole request.
+type Item struct {
+	Kind   string  // of requests in a mixed load
+	Text   string  // of the prompt
+	IDs    []int32 // of the prompt
+	Body   map[string]any
+	Input  int // tokens of the prompt, -1 if unknown
+	Output int // tokens to ask for
+	Prefix int // tokens that the prompt shares with others of the data set
+	Cut    bool
+	At     time.Duration // of a trace
+	Later  []Turn        // the turns after the first
+}
+
+// Turn is a later turn of a conversation.
+type Turn struct {
+	Text   string
+	Output int
+}
+
+// Turns is how many requests the item is.
+func (i *Item) Turns() int { return 1 + len(i.Later) }
+
+// text is what the user says in a turn.
+func (i *Item) text(turn int) string {
+	if turn == 0 {
+		return i.Text
+	}
+	return i.Later[turn-1].Text
+}
+
+// output is how many tokens a turn asks for.
+func (i *Item) output(turn int) int {
+	if turn == 0 {
+		return i.Output
+	}
+	return i.Later[turn-1].Output
+}
+
+// expected is the length of a turn's prompt, -1 if the data set cannot know it.
+func (i *Item) expected(turn int) int {
+	if turn == 0 && i.IDs != nil {
+		return i.Input
+	}
+	return -1
+}
+
+// Tokens is what a data set knows about the tokens of a model.
+type Tokens struct {
+	Encode     func(context.Context, string) ([]int32, error) // without anything before or behind
+	Decode     func([]int32) string                           // nil if nothing can
+	Vocabulary int                                            // 0 if unknown
+	Special    func(int32) bool                               // nil if unknown
+}
+
+// DataOptions choose a data set. Lengths are in tokens.
+type DataOptions struct {
+	Name, Path string
+	N          int // prompts
+	Seed       uint64
+	MaxContext int  // of the server, 0 if unknown; prompts are cut to fit
+	Text       bool // prompts as text instead of ids: for chats, or if the server takes no ids
+
+	Input, Output int
+	Range         float64 // lengths from this share of Input and Output up to them
+	Spread        float64 // instead, this share around them
+
+	ShareGPTOutput, ShareGPTContext int
+
+	Groups, PerGroup, System, Question, GroupOutput, GroupTurns int
+	GroupRange, ZipfAlpha                                       float64
+	Ordered, Zipf                                               bool
+
+	Mix      string
+	NumTurns int // of conversations
+	Slowdown float64
+}
+
+// Data is a data set that was read or made.
+type Data struct {
+	Items []Item
+	// Warm are prompts for warming up, none of which is an item. They may be
+	// what items share.
+	Warm []Item
+	// Shared are prefixes that are to be in the server's cache when the run
+	// starts.
+	Shared []Item
+	Notes  []string
+}
+
+// LoadData reads or makes a data set.
+func LoadData(ctx context.Context, o DataOptions, tokens *Tokens) (*Data, error) {
+	g := &generator{ctx: ctx, o: o, tokens: tokens}
+	var d *Data
+	var err error
+	switch o.Name {
+	case "random":
+		d, err = g.random()
+	case "random-ids":
+		d, err = g.randomIDs()
+	case "sharegpt":
+		d, err = g.shareGPT()
+	case "generated-shared-prefix":
+		d, err = g.sharedPrefix()
+	case "custom", "openai":
+		d, err = g.lines()
+	case "trace":
+		d, err = g.trace()
+	case "mixed":
+		d, err = g.mixed()
+	case "multi-turn":
+		d, err = g.multiTurn()
+	default:
+		return nil, fmt.Errorf("%q is no data set", o.Name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(d.Items) == 0 {
+		return nil, errors.New("the data set has no prompts that can be used")
+	}
+	g.fit(d)
+	if len(d.Warm) == 0 {
+		if d.Warm, err = g.warm(); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+// Summary describes the prompts for people.
+func (d *Data) Summary() []string {
+	var in, out []float64
+	shared, cut, requests := 0, 0, 0
+	for i := range d.Items {
+		item := &d.Items[i]
+		requests += item.Turns()
+		if item.Input >= 0 {
+			in = append(in, float64(item.Input))
+		}
+		for t := range item.Turns() {
+			out = append(out, float64(item.output(t)))
+		}
+		shared += item.Prefix
+		if item.Cut {
+			cut++
+		}
+	}
+	line := func(what string, x []float64) string {
+		s := Summarize(x)
+		return fmt.Sprintf("%s tokens: %.0f (mean %.1f, min %.0f, median %.0f, max %.0f)", what, s.Mean*float64(s.N), s.Mean, s.Least, s.Median, s.Max)
+	}
+	lines := []string{fmt.Sprintf("%d requests", requests)}
+	if requests != len(d.Items) {
+		lines[0] += fmt.Sprintf(" in %d conversations", len(d.Items))
+	}
+	if len(in) > 0 {
+		lines = append(lines, line("input", in))
+	}
+	lines = append(lines, line("output", out))
+	if shared > 0 {
+		lines = append(lines, fmt.Sprintf("tokens of shared prefixes: %d", shared))
+	}
+	if cut > 0 {
+		lines = append(lines, fmt.Sprintf("prompts cut to fit the context: %d", cut))
+	}
+	return append(lines, d.Notes...)
+}
+
+// generator makes prompts.
+type generator struct {
+	ctx    context.Context
+	o      DataOptions
+	tokens *Tokens
+
+	pool  []int32 // tokens of a text, to draw from
+	lead  int     // tokens that the server puts before every text
+	words float64 // per token of generated text
+}
+
+// length draws a length of at most l tokens.
+func (g *generator) length(rng *rand.Rand, l int) int {
+	if g.o.Spread > 0 {
+		low, high := int(float64(l)*(1-g.o.Spread)), int(float64(l)*(1+g.o.Spread))
+		return max(1, low+rng.IntN(high-low+1))
+	}
+	return ranged(rng, l, g.o.Range)
+}
+
+// ranged draws a length from max(1, floor(l r)) to l.
+func ranged(rng *rand.Rand, l int, r float64) int {
+	low := max(1, int(math.Floor(float64(l)*r)))
+	return low + rng.IntN(max(1, l-low+1))
+}
+
+// makeItem fills an item with a prompt of n tokens from a stream, behind a
+// prefix.
+func (g *generator) makeItem(rng *rand.Rand, prefix *Item, n, output int) (Item, error) {
+	item := Item{Output: output}
+	if !g.o.Text {
+		if err := g.fillPool(); err != nil {
+			return item, err
+		}
+		if prefix != nil {
+			item.IDs, item.Prefix = append(item.IDs, prefix.IDs...), len(prefix.IDs)
+		}
+		item.IDs = append(item.IDs, g.ids(rng, n)...)
+		item.Input = len(item.IDs)
+		return item, nil
+	}
+	text, count, err := g.text(rng, n)
+	item.Text, item.Input = text, count
+	if prefix != nil {
+		item.Text, item.Input, item.Prefix = prefix.Text+"\n\n"+text, prefix.Input+count, prefix.Input
+	}
+	return item, err
+}
+
+// ids draws n tokens: short runs of a text, from random places of it.
+func (g *generator) ids(rng *rand.Rand, n int) []int32 {
+	const run = 8
+	out := make([]int32, 0, n+run)
+	for len(out) < n {
+		at := rng.IntN(len(g.pool))
+		out = append(out, g.pool[at:min(len(g.pool), at+run)]...)
+	}
+	return out[:n]
+}
+
+// poolWords is how many words of generated text there are to draw from.
+const poolWords = 1500
+
+// fillPool encodes a text to draw tokens from.
+func (g *generator) fillPool() error {
+	if g.pool != nil {
+		return nil
+	}
+	text, err := g.source()
+	if err != nil {
+		return err
+	}
+	if g.lead, err = g.leading(); err != nil {
+		return err
+	}
+	// In pieces, so that a server with a short context can do it.
+	const piece = 300
+	words := strings.Fields(text)
+	words = words[:min(len(words), poolWords)]
+	for part := range slices.Chunk(words, piece) {
+		ids, err := g.tokens.Encode(g.ctx, " "+strings.Join(part, " "))
+		if err != nil {
+			return fmt.Errorf("encode a text: %w", err)
+		}
+		g.pool = append(g.pool, ids[min(g.lead, len(ids)):]...)
+	}
+	if len(g.pool) == 0 {
+		return errors.New("the text to draw prompts from has no tokens")
+	}
+	return nil
+}
+
+// leading finds out how many tokens come before every text.
+func (g *generator) leading() (int, error) {
+	a, err := g.tokens.Encode(g.ctx, "river")
+	if err != nil {
+		return 0, fmt.Errorf("encode a text: %w", err)
+	}
+	b, err := g.tokens.Encode(g.ctx, " 7")
+	if err != nil {
+		return 0, fmt.Errorf("encode a text: %w", err)
+	}
+	n := 0
+	for n < len(a)-1 && n < len(b)-1 && a[n] == b[n] {
+		n++
+	}
+	return n, nil
+}
+
+// text makes a text of n tokens and returns how many they are: exactly n with a
+// decoder and an encoder at hand, else about n, and -1.
+func (g *generator) text(rng *rand.Rand, n int) (string, int, error) {
+	if err := g.fillPool(); err != nil {
+		return "", 0, err
+	}
+	if g.tokens.Decode == nil {
+		if g.words == 0 {
+			sample := strings.Join(g.draw(Stream(g.o.Seed, "words"), 200), " ")
+			ids, err := g.tokens.Encode(g.ctx, sample)
+			if err != nil {
+				return "", 0, err
+			}
+			g.words = 200 / float64(max(1, len(ids)-g.lead))
+		}
+		return strings.Join(g.draw(rng, max(1, int(math.Round(float64(n)*g.words)))), " "), -1, nil
+	}
+	ids := g.ids(rng, n)
+	for range 8 { // tokens that merge make it shorter
+		text := g.tokens.Decode(ids)
+		again, err := g.tokens.Encode(g.ctx, text)
+		if err != nil {
+			return "", 0, err
+		}
+		again = again[min(g.lead, len(again)):]
+		switch {
+		case len(again) == n:
+			return text, n, nil
+		case len(again) > n:
+			ids = again[:n]
+		default:
+			ids = append(again, g.ids(rng, n-len(again))...)
+		}
+	}
+	text := g.tokens.Decode(ids)
+	again, err := g.tokens.Encode(g.ctx, text)
+	return text, len(again) - g.lead, err
+}
+
+// draw draws words.
+func (g *generator) draw(rng *rand.Rand, n int) []string {
+	list := strings.Fields(builtinWords)
+	out := make([]string, n)
+	for i := range out {
+		out[i] = list[rng.IntN(len(list))]
+	}
+	return out
+}
+
+// source is the text that prompts are drawn from.
+func (g *generator) source() (string, error) {
+	if g.o.Name == "random" && g.o.Path != "" {
+		return readText(g.o.Path)
+	}
+	return strings.Join(g.draw(Stream(g.o.Seed, "text"), poolWords), " "), nil
+}
+
+// fit cuts prompts that would not fit the server's context.
+func (g *generator) fit(d *Data) {
+	limit := g.o.MaxContext
+	if limit == 0 {
+		return
+	}
+	for i := range d.Items {
+		item := &d.Items[i]
+		if item.IDs == nil || item.Input+item.Output <= limit {
+			continue
+		}
+		item.Cut = true
+		item.Output = max(1, min(item.Output, limit-1))
+		item.IDs = item.IDs[:min(len(item.IDs), limit-item.Output)]
+		item.Input, item.Prefix = len(item.IDs), min(item.Prefix, len(item.IDs))
+	}
+}
+
+// warmPrompts is how many prompts there are to warm up with.
+const warmPrompts = 8
+
+// warm makes prompts for warming up, from a stream that no item has.
+func (g *generator) warm() ([]Item, error) {
+	if g.o.Name == "custom" || g.o.Name == "openai" || g.o.Name == "sharegpt" {
+		items := make([]Item, warmPrompts)
+		for i := range items {
+			items[i] = Item{Text: strings.Join(g.draw(Stream(g.o.Seed, "warm", i), 32), " "), Input: -1, Output: 32}
+		}
+		return items, nil
+	}
+	items := make([]Item, warmPrompts)
+	for i := range items {
+		n, output := max(1, g.o.Input), max(1, g.o.Output)
+		if g.o.MaxContext > 0 {
+			output = min(output, max(1, g.o.MaxContext/2))
+			n = min(n, g.o.MaxContext-output)
+		}
+		var err error
+		if items[i], err = g.makeItem(Stream(g.o.Seed, "warm", i), nil, n, min(output, 32)); err != nil {
+			return nil, err
+		}
+	}
+	return items, nil
+}
+
+// builtinWords is what texts are made of.
+const builtinWords = `river stone morning letter garden window table bridge forest island market engine silver winter summer
+autumn spring mountain valley harbor station teacher doctor farmer painter driver sailor writer number circle square
+question answer reason story village castle kitchen bottle basket pocket ladder hammer candle mirror blanket button
+yellow purple orange green simple gentle bright heavy narrow hollow distant ancient modern careful silent sudden
+walked turned opened carried followed noticed remembered finished started gathered painted crossed answered
+under over between behind around through before after again never always often almost together slowly quickly
+the a an and but or because while when where which every some many few each other another only still`
