@@ -19,7 +19,7 @@ import (
 // latent -> engine -> model -> device; pathway depends on numbers alone.
 var allowedImports = map[string][]string{
 	"latent":                         {"bench", "chat", "checkpoint", "demo", "device", "device/cpu", "device/cuda", "device/cuda/driver", "engine", "model", "pathway", "sample", "token"},
-	"latent/bench":                   {"device", "model", "pathway"},
+	"latent/bench":                   {"device", "model", "pathway", "report"},
 	"latent/bench/client":            {},
 	"latent/bench/serve":             {"bench/client"},
 	"latent/chat":                    {},

@@ -3,7 +3,10 @@ package bench
 import (
 	"context"
 	"fmt"
+	"math"
+	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"latent/device"
@@ -18,6 +21,15 @@ type AttentionOptions struct {
 	Prefixes []int    // cached tokens before them
 	Batches  []int    // sequences in a step
 	Plans    []string // see Plans
+	// Phase is that of all sequences; without it, single new tokens behind a
+	// prefix are generated and all others are a prompt's.
+	Phase *pathway.Phase
+	// RandomSteps of up to the largest batch, prefix and length are measured
+	// besides, drawn with Seed, to see what the planner loses on mixed steps.
+	RandomSteps int
+	Seed        uint64
+	// Check compares the logits of plans once they are measured.
+	Check bool
 	// Layer is the layer whose stages are reported; negative: the last one.
 	Layer int
 	// Warmup and Repeat count the rounds that are not and that are measured.
@@ -89,7 +101,8 @@ func Attention(ctx context.Context, t Target, o AttentionOptions) (*AttentionRep
 	if err := t.Model.FillCache(1); err != nil {
 		return nil, fmt.Errorf("bench: %w", err)
 	}
-	r := &AttentionReport{Model: t.Name, Key: t.Key, Calibration: t.Calibration, Layer: o.Layer, Layers: layers}
+	r := &AttentionReport{Model: t.Name, Key: t.Key, Calibration: t.Calibration, Layer: o.Layer, Layers: layers, Seed: o.Seed}
+	r.Crossing, _ = t.Planner.Crossing()
 	var cells []*Cell
 	for _, batch := range o.Batches {
 		for _, prefix := range o.Prefixes {
@@ -107,16 +120,55 @@ func Attention(ctx context.Context, t Target, o AttentionOptions) (*AttentionRep
 		return nil, fmt.Errorf("bench: nothing fits: a context of %d tokens and %d pages of attention cache are too little for %v",
 			t.Model.Options().MaxContext, t.Pages, r.Omitted)
 	}
+	grid := len(cells)
+	cells = append(cells, randomSteps(t, o)...)
 	for i, c := range cells {
 		if err := measure(ctx, t, o, c); err != nil {
-			return nil, fmt.Errorf("bench: %d sequences of %d+%d tokens: %w", c.Batch, c.Prefix, c.New, err)
+			return nil, fmt.Errorf("bench: %s: %w", c, err)
 		}
-		r.Cells = append(r.Cells, *c)
+		if i < grid {
+			r.Cells = append(r.Cells, *c)
+		} else {
+			r.Random = append(r.Random, *c)
+		}
 		if o.Progress != nil {
 			o.Progress(c, i+1, len(cells))
 		}
 	}
+	r.Regrets, r.RandomRegrets = regrets(r.Cells), regrets(r.Random)
 	return r, nil
+}
+
+// randomSteps draws steps of sequences of all kinds: half of them a generated
+// token behind a prefix, the others a prompt's tokens, with or without one.
+// Sizes are drawn evenly by their logarithm.
+func randomSteps(t Target, o AttentionOptions) []*Cell {
+	r := rand.New(rand.NewPCG(o.Seed, 0))
+	size := func(most int) int { return int(math.Exp(r.Float64() * math.Log(float64(most)+1))) } // 1 to most
+	batch, prefix, length := slices.Max(o.Batches), slices.Max(o.Prefixes), slices.Max(o.Lengths)
+	rows := batch * length
+	var cells []*Cell
+	for try := 0; len(cells) < o.RandomSteps && try < 100*o.RandomSteps; try++ {
+		c, total, pages := &Cell{}, 0, 0
+		for range size(max(batch, 4)) {
+			q := Sequence{New: 1}
+			if r.IntN(2) == 0 {
+				q.New = size(length)
+			}
+			if prefix > 0 && (q.New == 1 || r.IntN(2) == 0) {
+				q.Prefix = size(prefix)
+			}
+			n := PagesFor(1, q.Prefix+q.New)
+			if q.Prefix+q.New > t.Model.Options().MaxContext || pages+n > t.Pages || total+q.New > rows {
+				continue
+			}
+			c.Sequences, total, pages = append(c.Sequences, q), total+q.New, pages+n
+		}
+		if c.Batch = len(c.Sequences); c.Batch > 0 {
+			cells = append(cells, c)
+		}
+	}
+	return cells
 }
 
 // contender is a plan for a cell, and what was measured of it.
@@ -133,7 +185,7 @@ type contender struct {
 func measure(ctx context.Context, t Target, o AttentionOptions, c *Cell) error {
 	var all []*contender
 	for _, name := range o.Plans {
-		p, err := newContender(t, name, c)
+		p, err := newContender(t, name, o.Phase, c)
 		if err != nil {
 			return err
 		}
@@ -160,16 +212,47 @@ func measure(ctx context.Context, t Target, o AttentionOptions, c *Cell) error {
 		}
 	}
 	for _, p := range all {
-		c.Plans = append(c.Plans, p.result(t.Model.Geometry()))
+		c.Plans = append(c.Plans, p.result(t.Model.Geometry(), t.Model.KVBytesPerKey()))
 	}
 	c.summarise()
+	if o.Check {
+		return check(t, c, all)
+	}
+	return nil
+}
+
+// check compares the logits that the plans lead to with those of the first.
+func check(t Target, c *Cell, all []*contender) error {
+	var want []float32
+	for i, p := range all {
+		p.batch.Draws = nil
+		got, err := t.Model.Forward(&p.batch, nil)
+		if err != nil {
+			return err
+		}
+		if i == 0 {
+			want = slices.Clone(got)
+		}
+		worst, largest := 0.0, 0.0
+		for j, v := range got {
+			d := math.Abs(float64(v - want[j]))
+			if math.IsNaN(d) {
+				return fmt.Errorf("plan %s: logits that are no numbers", p.name)
+			}
+			worst, largest = max(worst, d), max(largest, math.Abs(float64(want[j])))
+		}
+		if largest > 0 {
+			worst /= largest
+		}
+		c.Plans[i].Difference = &worst
+	}
 	return nil
 }
 
 // newContender plans a cell; nil if the plan is not for it.
-func newContender(t Target, name string, c *Cell) (*contender, error) {
+func newContender(t Target, name string, phase *pathway.Phase, c *Cell) (*contender, error) {
 	p := &contender{name: name}
-	p.batch = newBatch(t.Model.Config().Vocab, c)
+	p.batch = newBatch(t.Model.Config().Vocab, phase, c)
 	p.batch.Plan = &p.plan
 	indexer := t.Model.Config().Indexer != nil
 	var err error
@@ -192,27 +275,39 @@ func newContender(t Target, name string, c *Cell) (*contender, error) {
 	return p, err
 }
 
-// newBatch returns the step of a cell: equal sequences, whose pages are
-// scattered over the cache as in use.
-func newBatch(vocabulary int, c *Cell) model.Batch {
+// newBatch returns the step of a cell. Pages of its sequences are scattered over
+// the cache, as in use.
+func newBatch(vocabulary int, phase *pathway.Phase, c *Cell) model.Batch {
 	var b model.Batch
-	context := c.Prefix + c.New
-	phase := pathway.Prefill
-	if c.New == 1 && c.Prefix > 0 {
-		phase = pathway.Decode
-	}
-	for s := range c.Batch {
-		var pages []int32
-		for i := range PagesFor(1, context) {
-			pages = append(pages, int32(i*c.Batch+s))
+	all := c.sequences()
+	pages := make([][]int32, len(all))
+	next := int32(0)
+	for i, more := 0, true; more; i++ { // one page each, in turns
+		more = false
+		for s, q := range all {
+			if i < PagesFor(1, q.Prefix+q.New) {
+				pages[s] = append(pages[s], next)
+				next++
+				more = true
+			}
 		}
-		b.Step.Seqs = append(b.Step.Seqs, device.Seq{Row: s * c.New, Rows: c.New, Prefix: c.Prefix, Pages: pages})
-		b.Extents = append(b.Extents, pathway.Extent{Prefix: c.Prefix, New: c.New, Phase: phase})
-		for p := c.Prefix; p < context; p++ {
+	}
+	row := 0
+	for s, q := range all {
+		e := pathway.Extent{Prefix: q.Prefix, New: q.New, Phase: pathway.Prefill}
+		if phase != nil {
+			e.Phase = *phase
+		} else if q.New == 1 && q.Prefix > 0 {
+			e.Phase = pathway.Decode
+		}
+		b.Step.Seqs = append(b.Step.Seqs, device.Seq{Row: row, Rows: q.New, Prefix: q.Prefix, Pages: pages[s]})
+		b.Extents = append(b.Extents, e)
+		for p := q.Prefix; p < q.Prefix+q.New; p++ {
 			b.Step.Tokens = append(b.Step.Tokens, int32((p*7919+s*104729)%vocabulary)) // primes: no two sequences alike
 			b.Step.Positions = append(b.Step.Positions, int32(p))
-			b.Step.Slots = append(b.Step.Slots, pages[p/device.PageTokens]*device.PageTokens+int32(p%device.PageTokens))
+			b.Step.Slots = append(b.Step.Slots, pages[s][p/device.PageTokens]*device.PageTokens+int32(p%device.PageTokens))
 		}
+		row += q.New
 	}
 	return b
 }
@@ -257,7 +352,7 @@ func (p *contender) run(m *model.Model, layer int, measured bool) error {
 }
 
 // result sums up what was measured.
-func (p *contender) result(g pathway.Geometry) PlanResult {
+func (p *contender) result(g pathway.Geometry, keyBytes int64) PlanResult {
 	r := PlanResult{Plan: p.name, Rounds: len(p.layer), Predicted: p.plan.Predicted, Stages: map[string]Stat{},
 		Layer: statOf(p.layer), Step: statOf(p.step)}
 	total, core := make([]time.Duration, len(p.stages)), make([]time.Duration, len(p.stages))
@@ -276,7 +371,11 @@ func (p *contender) result(g pathway.Geometry) PlanResult {
 		core[i] = p.stages[i][model.StageMHA] + p.stages[i][model.StageMLA]
 	}
 	r.Attention, r.Core = statOf(total), statOf(core)
-	var flops float64
+	r.Reason = reasons(&p.plan)
+	for i := range p.plan.Waves {
+		r.WorkspaceBytes = max(r.WorkspaceBytes, int64(p.plan.Waves[i].Keys)*keyBytes)
+	}
+	var flops, bytes float64
 	for i := range p.plan.Segments {
 		s := &p.plan.Segments[i]
 		r.Rows[s.Pathway] += s.Rows()
@@ -287,9 +386,32 @@ func (p *contender) result(g pathway.Geometry) PlanResult {
 			width = 2*g.Latent + g.Rope
 		}
 		flops += float64(s.Pairs) * float64(2*width*g.Heads)
+		// What must be read at least once: expanded keys, cached records, or the
+		// records selected for each row.
+		visible := float64(p.batch.Extents[s.Extent].Prefix + s.To)
+		switch {
+		case s.Pathway.Expanded():
+			bytes += visible * float64(keyBytes)
+		case s.Pathway == pathway.MLASparse:
+			bytes += float64(s.Pairs) * float64(g.RecordSize)
+		default:
+			bytes += visible * float64(g.RecordSize)
+		}
 	}
 	if r.Core.Median > 0 {
 		r.CoreTFLOPS = flops / r.Core.Median * 1e-6
+		r.CoreGBs = bytes / r.Core.Median * 1e-3
 	}
 	return r
+}
+
+// reasons lists why a plan's segments are what they are, each reason once.
+func reasons(plan *pathway.Plan) string {
+	var all []string
+	for i := range plan.Segments {
+		if name := plan.Segments[i].Reason.String(); !slices.Contains(all, name) {
+			all = append(all, name)
+		}
+	}
+	return strings.Join(all, ", ")
 }

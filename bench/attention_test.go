@@ -194,7 +194,7 @@ func TestAttentionErrors(t *testing.T) {
 			o.Layer = 99
 			return context.Background()
 		},
-		"1 sequences of 0+5 tokens: context canceled": func(*AttentionOptions) context.Context { return ended },
+		"1x0+5: context canceled": func(*AttentionOptions) context.Context { return ended },
 	} {
 		o := AttentionOptions{Lengths: []int{5}, Prefixes: []int{0}, Batches: []int{1}, Plans: []string{"mla"}, Repeat: 1}
 		ctx := change(&o)
@@ -210,16 +210,16 @@ func TestStat(t *testing.T) {
 		micros []int
 		want   Stat
 	}{
-		{[]int{7}, Stat{7, 7, 7}},
-		{[]int{4, 2}, Stat{3, 2, 3.8}},
-		{[]int{10, 30, 20, 40, 50, 60, 70, 80, 90, 100, 0}, Stat{50, 0, 90}},
+		{[]int{7}, Stat{7, 7, 7, 7, 7}},
+		{[]int{4, 2}, Stat{3, 2, 3.8, 2.5, 3.5}},
+		{[]int{10, 30, 20, 40, 50, 60, 70, 80, 90, 100, 0}, Stat{50, 0, 90, 25, 75}},
 	} {
 		var took []time.Duration
 		for _, v := range c.micros {
 			took = append(took, time.Duration(v)*time.Microsecond)
 		}
 		got := statOf(took)
-		if math.Abs(got.Median-c.want.Median)+math.Abs(got.Min-c.want.Min)+math.Abs(got.P90-c.want.P90) > 1e-9 {
+		if math.Abs(got.Median-c.want.Median)+math.Abs(got.Min-c.want.Min)+math.Abs(got.P90-c.want.P90)+math.Abs(got.Q1-c.want.Q1)+math.Abs(got.Q3-c.want.Q3) > 1e-9 {
 			t.Errorf("%v: %+v, want %+v", c.micros, got, c.want)
 		}
 	}
@@ -233,7 +233,7 @@ func TestSummarise(t *testing.T) {
 	c := Cell{Plans: []PlanResult{plan("mla-sparse", 90), plan("mha", 50), plan("adaptive", 44), plan("mha-masked", 40),
 		plan("mla", 80), plan("threshold", 10)}}
 	c.summarise()
-	if c.MLAOverMHA != 2 || c.Regret == nil || math.Abs(*c.Regret-0.1) > 1e-9 {
+	if c.MLAOverMHA != 2 || c.Best != "mha-masked" || math.Abs(c.Regret["adaptive"]-0.1) > 1e-9 || math.Abs(c.Regret["threshold"]+0.75) > 1e-9 {
 		t.Errorf("MLA over MHA %v, regret %v; want 2 and 0.1", c.MLAOverMHA, c.Regret)
 	}
 	one := Cell{Plans: []PlanResult{plan("mla", 80), plan("adaptive", 44)}}

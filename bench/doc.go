@@ -8,5 +8,5 @@
 // beside them.
 //
 // What this package is not: it sends no requests and knows no server. It imports
-// packages device, model and pathway.
+// packages device, model, pathway and report.
 package bench

@@ -161,7 +161,11 @@ func (t Table) write(p *pageWriter) {
 			if i < len(row) {
 				text = row[i]
 			}
-			p.f("<td%s>%s</td>", align[i], escape(text))
+			class := align[i]
+			if class == "" && len(text) <= shortCell {
+				class = ` class="n"`
+			}
+			p.f("<td%s>%s</td>", class, escape(text))
 		}
 		p.f("</tr>\n")
 	}
@@ -170,6 +174,10 @@ func (t Table) write(p *pageWriter) {
 	}
 	p.f("</tbody></table></div>\n")
 }
+
+// shortCell is the number of bytes of text that does not break in a cell: names
+// with hyphens would.
+const shortCell = 24
 
 // align returns the attribute of cells in a column.
 func (t *Table) align(column int) string {

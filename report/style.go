@@ -20,6 +20,7 @@ td{max-width:32rem}
 th{font-weight:600;vertical-align:bottom}
 th.r,td.r{text-align:right;white-space:nowrap}
 th.c,td.c{text-align:center}
+td.n{white-space:nowrap}
 tbody tr:nth-child(even){background:var(--raised)}
 pre{background:var(--raised);border:1px solid var(--rule);border-radius:4px;padding:.6rem .8rem;margin:.6rem 0;font:13px/1.45 ui-monospace,"DejaVu Sans Mono",monospace;white-space:pre-wrap;overflow:auto;max-height:32rem;unicode-bidi:plaintext}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,30rem),1fr));gap:1rem;margin:1rem 0;align-items:start}

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +13,7 @@ import (
 
 	"latent"
 	"latent/bench"
+	"latent/pathway"
 )
 
 // benchCommand measures.
@@ -29,7 +32,18 @@ type benchAttention struct {
 	Warmup   int      `help:"Rounds before those that are measured." default:"3" placeholder:"N"`
 	Repeat   int      `help:"Rounds that are measured." default:"20" placeholder:"N"`
 	Budget   duration `help:"Time for a combination of batch, prefix and length; what takes longer gets fewer rounds, at least three." default:"10s" placeholder:"D"`
-	JSON     string   `name:"json" help:"File to write all figures to, with least values and 90th percentiles." placeholder:"FILE"`
+	Phase    string   `help:"What new tokens are: prefill, decode (generated) or verify (drafted). auto: a single one behind a prefix is generated, others are a prompt's." enum:"auto,prefill,decode,verify" default:"auto"`
+	Check    bool     `help:"Compare the logits of the plans with those of the first."`
+
+	RandomSteps int    `help:"Mixed steps to measure besides, drawn at random from the same ranges, to see what the planner loses on them." default:"0" placeholder:"N"`
+	Seed        uint64 `help:"Seed of the random steps." default:"1" placeholder:"N"`
+
+	JSON     string `name:"json" help:"File to write all figures to, with least values, quartiles and 90th percentiles." placeholder:"FILE" group:"Output"`
+	CSV      string `name:"csv" help:"File for a line of every plan of every step." placeholder:"FILE" group:"Output"`
+	SVG      string `name:"svg" help:"File for the plots: time by context, and the fastest pathway by prefix and new tokens." placeholder:"FILE" group:"Output"`
+	HTML     string `name:"html" help:"File for a report with everything." placeholder:"FILE" group:"Output"`
+	Plot     bool   `help:"Draw time by context on the terminal." group:"Output"`
+	Baseline string `help:"File of an earlier --json to compare with." placeholder:"FILE" group:"Output"`
 
 	modelFlags
 }
@@ -43,15 +57,24 @@ Examples:
   latent bench attention --model configs/deepseek-v3.2.json --load-format dummy --json-model-override-args '{"num_hidden_layers": 4}'
       a layer with experts of DeepSeek-V3.2 with random weights
   latent bench attention --lengths 1 --prefix 512,4000 --batch 1,8 --pathways all
-      decode steps of the demo model`
+      decode steps of the demo model
+  latent bench attention --lengths 16,256 --prefix 0,512,2048 --pathways all --random-steps 20 --html attention.html --json now.json --baseline before.json
+      plots, the fastest pathways and what the planner loses, as a page; and what changed`
 }
 
 // Run measures, prints and writes.
 func (c *benchAttention) Run(ctx context.Context, t *terminal) error {
-	if c.JSON != "" { // better now than after the measurement
-		if info, err := os.Stat(filepath.Dir(c.JSON)); err != nil || !info.IsDir() {
-			return fmt.Errorf("--json %s: there is no folder %s", c.JSON, filepath.Dir(c.JSON))
+	for _, f := range [][2]string{{"json", c.JSON}, {"csv", c.CSV}, {"svg", c.SVG}, {"html", c.HTML}} { // better now than after the measurement
+		if f[1] == "" {
+			continue
 		}
+		if info, err := os.Stat(filepath.Dir(f[1])); err != nil || !info.IsDir() {
+			return fmt.Errorf("--%s %s: there is no folder %s", f[0], f[1], filepath.Dir(f[1]))
+		}
+	}
+	baseline, err := c.baseline()
+	if err != nil {
+		return err
 	}
 	plans := c.Pathways
 	if slices.Equal(plans, []string{"all"}) {
@@ -62,7 +85,7 @@ func (c *benchAttention) Run(ctx context.Context, t *terminal) error {
 			return &exitError{exitUsage, fmt.Errorf("--pathways %s: want some of %s, or all", p, strings.Join(bench.Plans(), ", "))}
 		}
 	}
-	if len(c.Lengths)*len(c.Prefix)*len(c.Batch)*len(plans) == 0 || c.Warmup < 0 || c.Repeat < 1 {
+	if len(c.Lengths)*len(c.Prefix)*len(c.Batch)*len(plans) == 0 || c.Warmup < 0 || c.Repeat < 1 || c.RandomSteps < 0 {
 		return &exitError{exitUsage, fmt.Errorf("nothing to measure: --lengths, --prefix, --batch and --pathways want a value each, --repeat at least 1")}
 	}
 	longest, most := slices.Max(c.Lengths)+slices.Max(c.Prefix), slices.Max(c.Batch)
@@ -81,10 +104,10 @@ func (c *benchAttention) Run(ctx context.Context, t *terminal) error {
 	start := time.Now()
 	r, err := l.BenchAttention(ctx, bench.AttentionOptions{
 		Lengths: c.Lengths, Prefixes: c.Prefix, Batches: c.Batch, Plans: plans, Layer: c.Layer,
-		Warmup: c.Warmup, Repeat: c.Repeat, Budget: time.Duration(c.Budget),
+		Warmup: c.Warmup, Repeat: c.Repeat, Budget: time.Duration(c.Budget), Phase: c.phase(),
+		RandomSteps: c.RandomSteps, Seed: c.Seed, Check: c.Check,
 		Progress: func(cell *bench.Cell, done, total int) {
-			t.progress(fmt.Sprintf("%d of %d after %s: %d x %d+%d tokens", done, total, time.Since(start).Round(time.Second/10),
-				cell.Batch, cell.Prefix, cell.New))
+			t.progress(fmt.Sprintf("%d of %d after %s: %s tokens", done, total, time.Since(start).Round(time.Second/10), cell))
 		},
 	})
 	if err != nil {
@@ -93,15 +116,73 @@ func (c *benchAttention) Run(ctx context.Context, t *terminal) error {
 		}
 		return err
 	}
-	if err := r.WriteText(t.out); err != nil || c.JSON == "" {
-		return err
+	return c.write(t, r, baseline)
+}
+
+// baseline reads the report to compare with, if there is to be one.
+func (c *benchAttention) baseline() (*bench.AttentionReport, error) {
+	if c.Baseline == "" {
+		return nil, nil
 	}
-	f, err := os.Create(c.JSON)
+	f, err := os.Open(c.Baseline)
 	if err != nil {
+		return nil, fmt.Errorf("--baseline: %w", err)
+	}
+	defer f.Close()
+	r, err := bench.ReadAttention(f)
+	if err != nil {
+		return nil, fmt.Errorf("--baseline %s: %w", c.Baseline, err)
+	}
+	return r, nil
+}
+
+// phase returns that of all sequences, nil for auto.
+func (c *benchAttention) phase() *pathway.Phase {
+	for _, p := range []pathway.Phase{pathway.Prefill, pathway.Decode, pathway.Verify} {
+		if p.String() == c.Phase {
+			return &p
+		}
+	}
+	return nil
+}
+
+// write prints the report and writes the files asked for.
+func (c *benchAttention) write(t *terminal, r, baseline *bench.AttentionReport) error {
+	if err := r.WriteText(t.out); err != nil {
 		return err
 	}
-	if err := r.WriteJSON(f); err != nil {
-		return fmt.Errorf("%s: %w", c.JSON, err)
+	if c.Plot {
+		if err := r.WritePlots(t.out); err != nil {
+			return err
+		}
 	}
-	return f.Close()
+	var changes []bench.Change
+	var notes []string
+	if baseline != nil {
+		changes, notes = r.Compare(baseline)
+		if err := bench.WriteChanges(t.out, changes, notes); err != nil {
+			return err
+		}
+	}
+	for _, f := range []struct {
+		path  string
+		write func(w io.Writer) error
+	}{
+		{c.JSON, r.WriteJSON},
+		{c.CSV, r.WriteCSV},
+		{c.SVG, func(w io.Writer) error { _, err := io.WriteString(w, r.SVG()); return err }},
+		{c.HTML, func(w io.Writer) error { return r.Page(changes, notes).Write(w) }},
+	} {
+		if f.path == "" {
+			continue
+		}
+		var b bytes.Buffer
+		if err := f.write(&b); err != nil {
+			return fmt.Errorf("%s: %w", f.path, err)
+		}
+		if err := os.WriteFile(f.path, b.Bytes(), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }

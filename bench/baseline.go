@@ -1,0 +1,115 @@
+package bench
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"text/tabwriter"
+)
+
+// ReadAttention reads what WriteJSON wrote.
+func ReadAttention(r io.Reader) (*AttentionReport, error) {
+	var out AttentionReport
+	d := json.NewDecoder(r)
+	d.DisallowUnknownFields()
+	if err := d.Decode(&out); err != nil {
+		return nil, fmt.Errorf("bench: baseline: %w", err)
+	}
+	if len(out.Cells) == 0 {
+		return nil, errors.New("bench: baseline: it has no cells")
+	}
+	return &out, nil
+}
+
+// Change is what became of a plan in a cell since a baseline.
+type Change struct {
+	Step, Plan string
+	// Attention and Layer are medians over those of the baseline: below 1 is faster.
+	Attention, Layer float64
+	// Apart tells that the quartiles of the layer's times do not overlap, so that
+	// the change is hardly noise.
+	Apart bool
+}
+
+// Compare returns the changes of the plans and cells that both reports have, and
+// in notes what else differs.
+func (r *AttentionReport) Compare(baseline *AttentionReport) (changes []Change, notes []string) {
+	differ := func(what string, was, is any) {
+		if was != is {
+			notes = append(notes, fmt.Sprintf("%s: %v, was %v", what, is, was))
+		}
+	}
+	differ("model", baseline.Model, r.Model)
+	differ("device", baseline.Key.Device, r.Key.Device)
+	differ("backend", baseline.Key.Backend, r.Key.Backend)
+	differ("cache", baseline.Key.Cache, r.Key.Cache)
+	differ("weights", baseline.Key.Weights, r.Key.Weights)
+	differ("geometry", baseline.Key.Geometry, r.Key.Geometry)
+	differ("layer", baseline.Layer, r.Layer)
+	differ("costs", baseline.Calibration, r.Calibration)
+	was := map[[2]string]*PlanResult{}
+	for i := range len(baseline.Cells) + len(baseline.Random) {
+		c := baseline.cell(i)
+		for j := range c.Plans {
+			was[[2]string{c.String(), c.Plans[j].Plan}] = &c.Plans[j]
+		}
+	}
+	for i := range len(r.Cells) + len(r.Random) {
+		c := r.cell(i)
+		for j := range c.Plans {
+			p := &c.Plans[j]
+			if b := was[[2]string{c.String(), p.Plan}]; b != nil && b.Attention.Median > 0 && b.Layer.Median > 0 {
+				changes = append(changes, Change{Step: c.String(), Plan: p.Plan, Attention: p.Attention.Median / b.Attention.Median,
+					Layer: p.Layer.Median / b.Layer.Median, Apart: p.Layer.Q1 > b.Layer.Q3 || p.Layer.Q3 < b.Layer.Q1})
+			}
+		}
+	}
+	return changes, notes
+}
+
+// WriteChanges writes changes as a table, with their geometric means by plan.
+func WriteChanges(w io.Writer, changes []Change, notes []string) error {
+	fmt.Fprintf(w, "\nmedians over the baseline's (below 1: faster now; * quartiles of the layer's times do not overlap)\n")
+	for _, n := range notes {
+		fmt.Fprintf(w, "not the same: %s\n", n)
+	}
+	if len(changes) == 0 {
+		_, err := fmt.Fprintln(w, "the baseline has none of these steps and plans")
+		return err
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 1, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, "step\tplan\tattention\tlayer\t\t")
+	for _, row := range changeRows(changes) {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t\n", row[0], row[1], row[2], row[3], row[4])
+	}
+	return t.Flush()
+}
+
+// changeRows writes changes as the cells of a table, means of plans at the end.
+func changeRows(changes []Change) [][]string {
+	var rows [][]string
+	var plans []string
+	for _, c := range changes {
+		mark := ""
+		if c.Apart {
+			mark = "*"
+		}
+		rows = append(rows, []string{c.Step, c.Plan, fmt.Sprintf("%.3f", c.Attention), fmt.Sprintf("%.3f", c.Layer), mark})
+		if !slices.Contains(plans, c.Plan) {
+			plans = append(plans, c.Plan)
+		}
+	}
+	for _, p := range plans {
+		attention, layer, n := 0.0, 0.0, 0.0
+		for _, c := range changes {
+			if c.Plan == p {
+				attention, layer, n = attention+math.Log(c.Attention), layer+math.Log(c.Layer), n+1
+			}
+		}
+		rows = append(rows, []string{"geometric mean", p, fmt.Sprintf("%.3f", math.Exp(attention/n)), fmt.Sprintf("%.3f", math.Exp(layer/n)), ""})
+	}
+	return rows
+}
