@@ -90,6 +90,7 @@ func Summarize(arm string, records []Record, wall float64) *Summary {
 	var prompt, cached, completion, latency, ttft []float64
 	tags := map[[2]string]*TagScore{}
 	answered, whole, wholeRight := 0, 0, 0
+	perRepeat := map[int][2]int{} // right, asked
 	for i := range records {
 		r := &records[i]
 		if r.Arm != arm {
@@ -100,6 +101,8 @@ func Summarize(arm string, records []Record, wall float64) *Summary {
 			items = append(items, r.Item)
 		}
 		scores[r.Item] = append(scores[r.Item], number(r.Correct))
+		so := perRepeat[r.Repeat]
+		perRepeat[r.Repeat] = [2]int{so[0] + count(r.Correct), so[1] + 1}
 		s.MeanScore += r.Score
 		s.Correct += count(r.Correct)
 		for tag, value := range r.Tags {
@@ -139,7 +142,11 @@ func Summarize(arm string, records []Record, wall float64) *Summary {
 		matrix[i] = scores[id]
 	}
 	repeated := stats.Repeats(matrix)
-	s.N, s.Repeats, s.Score, s.Scores = repeated.Items, repeated.Repeats, repeated.Mean, repeated.Scores
+	s.N, s.Repeats, s.Score = repeated.Items, repeated.Repeats, repeated.Mean
+	for _, repeat := range slices.Sorted(maps.Keys(perRepeat)) { // of a partial run, items may lack any
+		so := perRepeat[repeat]
+		s.Scores = append(s.Scores, float64(so[0])/float64(so[1]))
+	}
 	s.Majority, s.AllRight, s.AnyRight = repeated.Majority, repeated.AllRight, repeated.AnyRight
 	s.SEItems, s.SERepeats = finite(repeated.SEItems), finite(repeated.SERepeats)
 	if s.CI95 = stats.Wilson(s.Correct, s.N); s.Repeats > 1 {

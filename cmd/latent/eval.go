@@ -211,13 +211,14 @@ func (c *evalFlags) measure(ctx context.Context, t *terminal, name string, specs
 	r.Config = config
 	var folder *eval.Folder
 	var earlier time.Duration
+	var resumed map[string]float64
 	if c.Resume {
 		old, before, records, err := eval.ResumeFolder(c.Out, r.ConfigHash)
 		if err != nil {
 			return nil, &exitError{exitUsage, fmt.Errorf("--resume: %w", err)}
 		}
 		folder, o.Done, earlier = old, records, time.Duration(before.WallS*float64(time.Second))
-		r.Start = before.Start
+		r.Start, resumed = before.Start, before.Pathways
 	} else if c.Out != "" {
 		if folder, err = eval.NewFolder(c.Out, name, place.model, r.Start); err != nil {
 			return nil, fmt.Errorf("--out: %w", err)
@@ -239,7 +240,7 @@ func (c *evalFlags) measure(ctx context.Context, t *terminal, name string, specs
 		}
 		return folder.Append(rec)
 	}
-	before := place.pathways(ctx)
+	counted := place.pathways(ctx)
 	stop := meter.start()
 	result, err := eval.Run(ctx, *o)
 	stop()
@@ -249,7 +250,10 @@ func (c *evalFlags) measure(ctx context.Context, t *terminal, name string, specs
 	if err := r.Fill(result, o.Arms, earlier, c.MaxInvalid); err != nil {
 		return nil, err
 	}
-	r.Pathways = since(before, place.pathways(context.WithoutCancel(ctx)))
+	r.Pathways = since(counted, place.pathways(context.WithoutCancel(ctx)))
+	for name, rows := range resumed {
+		r.Pathways[name] += rows
+	}
 	if c.Margin > 0 {
 		for _, x := range r.Comparisons {
 			x.SetMargin(c.Margin / 100)

@@ -56,11 +56,12 @@ type Repeated struct {
 }
 
 // CI is the interval for new items like these: from SEItems, within 0 and 1.
+// Where all items came out alike it is Wilson's for single answers.
 func (r *Repeated) CI() Interval {
-	ci := around(r.Mean, r.SEItems)
-	if math.IsNaN(r.SEItems) {
-		return Interval{0, 1}
+	if math.IsNaN(r.SEItems) || r.Mean == 0 || r.Mean == 1 {
+		return Wilson(int(r.Mean)*r.Items, r.Items)
 	}
+	ci := around(r.Mean, r.SEItems)
 	return Interval{max(0, ci.Low), min(1, ci.High)}
 }
 

@@ -119,6 +119,9 @@ func TestRepeats(t *testing.T) {
 	near(t, "majority", r.Majority, 1./3, 1e-15) // two of four is none
 	near(t, "all", r.AllRight, 1./3, 1e-15)
 	near(t, "any", r.AnyRight, 2./3, 1e-15)
+	if none := Repeats([][]float64{{0, 0}, {0, 0}}); none.CI() != Wilson(0, 2) {
+		t.Errorf("nothing right: %v", none.CI())
+	}
 	one := Repeats([][]float64{{1}, {0}, nil})
 	if one.Items != 2 || !math.IsNaN(one.SERepeats) {
 		t.Errorf("single answers: %+v", one)
