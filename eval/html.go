@@ -34,8 +34,13 @@ func (f *Folder) WritePage(r *Report, result *Result, o PageOptions) error {
 		}
 		parts[len(parts)-1] = append(parts[len(parts)-1], s)
 	}
-	filters := report.Filters{Tags: filterTags[:]}
 	sections := r.sections()
+	for _, tags := range [][2]string{{"depth", "context"}} {
+		if chart := crossed(result.Records, tags[0], tags[1]); chart != nil {
+			sections = append(sections, report.Chart{Chart: *chart, Caption: "All arms together."})
+		}
+	}
+	filters := report.Filters{Tags: filterTags[:]}
 	if len(parts) == 1 {
 		sections = append(append(sections, report.Heading("Conversations"), filters), parts[0]...)
 	} else {
@@ -86,6 +91,9 @@ func (r *Report) sections() []report.Section {
 	}
 	all := r.summaries()
 	rows := r.overview()
+	if len(all) > 2 {
+		rows = r.byArm()
+	}
 	head := []string{"", "value"}
 	if len(all) > 1 {
 		head, rows = rows[0], rows[1:]
@@ -142,6 +150,36 @@ func (r *Report) charts() []report.Chart {
 		out = append(out, report.Chart{Chart: report.Heatmap{Title: "Accuracy by " + tag + ", %", Rows: names, Cols: columns, Values: cells}})
 	}
 	return out
+}
+
+// crossed is the accuracy by two tags; nil if there is nothing to see.
+func crossed(records []Record, rowTag, columnTag string) *report.Heatmap {
+	sum := map[[2]string][2]float64{}
+	rows, columns := map[string]string{}, map[string]string{}
+	for i := range records {
+		row, column := records[i].Tags[rowTag], records[i].Tags[columnTag]
+		if row == "" || column == "" {
+			continue
+		}
+		rows[row], columns[column] = row, column
+		so := sum[[2]string{row, column}]
+		sum[[2]string{row, column}] = [2]float64{so[0] + number(records[i].Correct), so[1] + 1}
+	}
+	if len(rows) < 2 || len(columns) < 2 {
+		return nil
+	}
+	h := &report.Heatmap{Title: "Accuracy by " + rowTag + " and " + columnTag + ", %", Rows: sortedKeys(rows), Cols: sortedKeys(columns)}
+	slices.SortFunc(h.Rows, compareValues)
+	slices.SortFunc(h.Cols, compareValues)
+	for _, row := range h.Rows {
+		var cells []float64
+		for _, column := range h.Cols {
+			so := sum[[2]string{row, column}]
+			cells = append(cells, 100*so[0]/so[1]) // NaN, which is drawn as no value, where there is none
+		}
+		h.Values = append(h.Values, cells)
+	}
+	return h
 }
 
 // configuration is a table of what was run.

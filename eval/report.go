@@ -135,6 +135,10 @@ func (r *Report) Verdict() string {
 		fmt.Fprintf(&b, "INVALID RUN: %s. ", strings.Join(r.Problems, "; "))
 	}
 	for i, s := range r.summaries() {
+		if i > 1 { // the table has them all
+			b.WriteString("; ...")
+			break
+		}
 		if i > 0 {
 			b.WriteString("; ")
 		}

@@ -22,32 +22,18 @@ func (r *Report) WriteText(w io.Writer) error {
 	for _, warning := range r.Warnings {
 		fmt.Fprintf(&b, "warning: %s\n", warning)
 	}
-	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	for _, row := range r.overview() {
-		fmt.Fprintln(t, strings.Join(row, "\t"))
-	}
-	if err := t.Flush(); err != nil {
-		return err
-	}
-	for _, c := range r.Comparisons {
-		fmt.Fprintf(&b, "\n%s against %s\n", c.A, c.B)
-		t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-		for _, row := range c.rows() {
-			fmt.Fprintln(t, strings.Join(row, "\t"))
-		}
-		if err := t.Flush(); err != nil {
-			return err
+	if len(r.Arms) > 2 {
+		align(&b, r.byArm())
+	} else {
+		align(&b, r.overview())
+		for _, c := range r.Comparisons {
+			fmt.Fprintf(&b, "\n%s against %s\n", c.A, c.B)
+			align(&b, c.rows())
 		}
 	}
 	for _, table := range r.tagTables() {
 		b.WriteString("\n")
-		t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-		for _, row := range table {
-			fmt.Fprintln(t, strings.Join(row, "\t"))
-		}
-		if err := t.Flush(); err != nil {
-			return err
-		}
+		align(&b, table)
 	}
 	fmt.Fprintf(&b, "\n%s\n", r.Verdict())
 	// Columns are padded behind their last cell too.
@@ -57,6 +43,44 @@ func (r *Report) WriteText(w io.Writer) error {
 	}
 	_, err := io.WriteString(w, strings.Join(lines, "\n"))
 	return err
+}
+
+// align writes rows with their columns below each other.
+func align(b *strings.Builder, rows [][]string) {
+	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		fmt.Fprintln(t, strings.Join(row, "\t"))
+	}
+	_ = t.Flush() // into memory
+}
+
+// byArm has a row for each of many arms, with what it differs by from the first.
+func (r *Report) byArm() [][]string {
+	first := r.Arms[0].Arm
+	rows := [][]string{{"arm", "accuracy", "right", "invalid", "truncated", "empty", "failed", "latency", "first token",
+		first + " - arm, points", "p", "by Holm", "same text", "latency, " + first + " / arm"}}
+	for _, s := range r.Arms {
+		row := []string{s.Arm, percent(s.Score) + " " + percents(s.CI95), fmt.Sprintf("%d of %d", s.Correct, s.Answers), strconv.Itoa(s.Invalid),
+			strconv.Itoa(s.Truncated), strconv.Itoa(s.Empty), strconv.Itoa(s.FailedTotal()),
+			fmt.Sprintf("%.3f s", s.Latency.Mean), fmt.Sprintf("%.3f s", s.TTFT.Mean)}
+		if i := slices.IndexFunc(r.Comparisons, func(c *Comparison) bool { return c.B == s.Arm }); i >= 0 {
+			c := r.Comparisons[i]
+			row = append(row, points(c.Diff)+" "+pointsOf(c.CI95), pValue(c.P), pValue(c.Holm), percent(c.TextEqual), fmt.Sprintf("%.3f", c.LatencyRel))
+		}
+		rows = append(rows, row)
+	}
+	if len(r.Pathways) > 0 {
+		rows = append(rows, []string{""}, []string{"rows by attention pathway: " + r.pathwayText()})
+	}
+	return rows
+}
+
+func (r *Report) pathwayText() string {
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(r.Pathways)) {
+		out = append(out, fmt.Sprintf("%s %.0f", name, r.Pathways[name]))
+	}
+	return strings.Join(out, ", ")
 }
 
 func (r *Report) failures() int {
@@ -148,11 +172,7 @@ func (r *Report) overview() [][]string {
 		row("output throughput", func(s *Summary) string { return fmt.Sprintf("%.1f tok/s in %.1f s", s.OutputThroughput, r.WallS) })
 	}
 	if len(r.Pathways) > 0 {
-		var out []string
-		for _, name := range slices.Sorted(maps.Keys(r.Pathways)) {
-			out = append(out, fmt.Sprintf("%s %.0f", name, r.Pathways[name]))
-		}
-		rows = append(rows, []string{"rows by attention pathway", strings.Join(out, ", ")})
+		rows = append(rows, []string{"rows by attention pathway", r.pathwayText()})
 	}
 	return rows
 }
@@ -226,7 +246,10 @@ func (r *Report) tagTables() [][][]string {
 				i := slices.IndexFunc(s.ByTag[tag], func(t TagScore) bool { return t.Value == v.Value })
 				cell := "-"
 				if i >= 0 {
-					cell = percent(s.ByTag[tag][i].Score) + " " + percents(s.ByTag[tag][i].CI95)
+					cell = percent(s.ByTag[tag][i].Score)
+					if len(all) <= 4 { // else there is no room
+						cell += " " + percents(s.ByTag[tag][i].CI95)
+					}
 				}
 				row = append(row, cell)
 			}

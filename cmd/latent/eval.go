@@ -157,6 +157,7 @@ func (c *evalAB) Run(ctx context.Context, t *terminal) error {
 type evalPolicies struct {
 	Task     string   `arg:"" help:"As for latent eval."`
 	Policies []string `help:"Attention policies, of which each is compared with the first." default:"adaptive,threshold,mla,mha" placeholder:"NAME,..."`
+	Formats  []string `help:"Formats of the attention cache to combine them with, as for --kv-cache-dtype; with --offline, an engine for each." placeholder:"NAME,..."`
 	evalFlags
 }
 
@@ -170,8 +171,29 @@ func (c *evalPolicies) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
+	if len(c.Formats) > 0 {
+		if !c.Offline {
+			return &exitError{exitUsage, errors.New("--formats needs --offline: a server has one cache format")}
+		}
+		specs = combine(specs, c.Formats, &c.modelFlags)
+	}
 	_, err = c.measure(ctx, t, c.Task, specs)
 	return err
+}
+
+// combine makes an arm of each policy and cache format. Arms of a format share
+// its engine.
+func combine(policies []armSpec, formats []string, base *modelFlags) []armSpec {
+	var out []armSpec
+	for _, format := range formats {
+		flags := *base
+		flags.KVCacheDType = format
+		for _, s := range policies {
+			s.name, s.flags = s.name+"/"+format, &flags
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
 // measure runs a task on some arms, writes the files and prints the report.

@@ -146,11 +146,13 @@ func (c *evalFlags) connect(ctx context.Context, t *terminal, specs []armSpec) (
 	}
 	// Caches of an arm are its own, and new in every run.
 	salt := strconv.FormatInt(time.Now().UnixNano(), 36)
+	opened := map[*modelFlags]*client.Client{} // arms with the same flags share an engine
 	for _, s := range specs {
 		arm := eval.Arm{Name: s.name, Client: base}
-		switch {
-		case s.policy != "":
+		if s.policy != "" {
 			arm.Extra = map[string]any{"latent": map[string]any{"policy": s.policy}, "cache_salt": salt + s.name}
+		}
+		switch {
 		case s.url != "":
 			one := *c
 			one.Offline = false
@@ -158,9 +160,12 @@ func (c *evalFlags) connect(ctx context.Context, t *terminal, specs []armSpec) (
 				return nil, err
 			}
 		case s.flags != nil:
-			if arm.Client, err = p.open(ctx, t, c, "", s.flags); err != nil {
-				return nil, err
+			if opened[s.flags] == nil {
+				if opened[s.flags], err = p.open(ctx, t, c, "", s.flags); err != nil {
+					return nil, err
+				}
 			}
+			arm.Client = opened[s.flags]
 		}
 		p.arms = append(p.arms, arm)
 	}
