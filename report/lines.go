@@ -180,7 +180,7 @@ func (p *plot) marks(y float64) {
 				label = cut(label, int(room/charWidth))
 			}
 		}
-		p.svg.text("lt-small", anchor, at, row, label)
+		p.svg.text("lt-small lt-halo", anchor, at, row, label)
 	}
 }
 

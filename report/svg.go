@@ -16,9 +16,9 @@ const (
 	plotHeight = 230
 	fontSize   = 12
 	lineHeight = 17
-	charWidth  = 6.7 // of most letters at fontSize, rather too much than too little
+	charWidth  = 7 // of most letters at fontSize, rather too much than too little
 
-	labelLength = 58 // characters that fit across
+	labelLength = 56 // characters that fit across
 )
 
 // chartStyle colours charts, in a page as in a file of its own. Names begin with
@@ -29,7 +29,7 @@ const chartStyle = `.lt-chart{--lt-ink:#1b1f24;--lt-soft:#4d5661;--lt-rule:#d5da
 	`@media (prefers-color-scheme:dark){.lt-chart{--lt-ink:#e8ebef;--lt-soft:#aeb7c2;--lt-rule:#3a424c;--lt-paper:#14181d;` +
 	`--lt-0:#6cb2f5;--lt-1:#f5965c;--lt-2:#5fc98d;--lt-3:#cf9bea;--lt-4:#dcbc4a;--lt-5:#4fc4d6;--lt-6:#f285ae;--lt-7:#aab4c0}}` +
 	`.lt-chart text{fill:var(--lt-ink)}.lt-chart .lt-soft{fill:var(--lt-soft)}.lt-chart .lt-title{font-size:14px;font-weight:600}` +
-	`.lt-chart .lt-small{font-size:11px}` +
+	`.lt-chart .lt-small{font-size:11px}.lt-halo{paint-order:stroke;stroke:var(--lt-paper);stroke-width:3px}` +
 	`.lt-paper{fill:var(--lt-paper)}.lt-rule{stroke:var(--lt-rule);fill:none}.lt-axis{stroke:var(--lt-soft);fill:none}` +
 	`.lt-mark{stroke:var(--lt-soft);stroke-dasharray:3 3;fill:none}.lt-line{fill:none;stroke-width:2;stroke-linejoin:round}` +
 	`.lt-error{fill:none;stroke-width:1}`
@@ -146,7 +146,7 @@ func (s *svg) legend(names []string, y float64, sample func(i int, x, y float64)
 	if len(names) == 0 {
 		return y
 	}
-	const gap, key = 14, 30
+	const gap, key = 16, 30
 	x := 8.0
 	for i, name := range names {
 		name = cut(name, labelLength-6)
