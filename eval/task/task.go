@@ -182,7 +182,9 @@ func usage(format string, args ...any) error {
 func openers() map[string]func(Options) (Task, error) {
 	return map[string]func(Options) (Task, error){
 		"arithmetic": openArithmetic,
+		"gpqa":       openGPQA,
 		"gsm8k":      openGSM8K,
+		"mmlu":       openMMLU,
 		"needle":     openNeedle,
 	}
 }
