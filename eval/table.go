@@ -24,6 +24,9 @@ func (r *Report) WriteText(w io.Writer) error {
 	}
 	if len(r.Arms) > 2 {
 		align(&b, r.byArm())
+		if len(r.Pathways) > 0 {
+			fmt.Fprintf(&b, "\nrows by attention pathway: %s\n", r.pathwayText())
+		}
 	} else {
 		align(&b, r.overview())
 		for _, c := range r.Comparisons {
@@ -68,9 +71,6 @@ func (r *Report) byArm() [][]string {
 			row = append(row, points(c.Diff)+" "+pointsOf(c.CI95), pValue(c.P), pValue(c.Holm), percent(c.TextEqual), fmt.Sprintf("%.3f", c.LatencyRel))
 		}
 		rows = append(rows, row)
-	}
-	if len(r.Pathways) > 0 {
-		rows = append(rows, []string{""}, []string{"rows by attention pathway: " + r.pathwayText()})
 	}
 	return rows
 }
