@@ -5,7 +5,8 @@
 // [Run] sends the items at these times through a client and keeps a [Record] of
 // each (run.go), [Compute] turns the records into [Metrics] (metrics.go), and
 // these are printed as a table (table.go) and as a line of JSON (jsonl.go).
-// Compare (compare.go) sets two such lines against each other.
+// [Compare] (compare.go) sets two such lines against each other, [WriteArms]
+// (arms.go) several ways to run one load; charts and pages are in plot.go.
 //
 // Everything behind the run is a function of the records alone, so that every
 // figure can be computed by hand from a schedule. All random choices come from
@@ -13,5 +14,5 @@
 // others.
 //
 // The package knows no flags and prints nothing by itself. It imports
-// bench/client.
+// bench/client and report.
 package serve

@@ -20,6 +20,7 @@ import (
 type benchCommand struct {
 	Attention benchAttention `cmd:"" help:"What the stages of a layer take, by attention pathway, length and prefix."`
 	Serve     benchServe     `cmd:"" help:"How fast a server answers, under a load of requests."`
+	Compare   benchCompare   `cmd:"" help:"Two results of bench serve, request by request."`
 }
 
 // benchAttention measures the stages of a layer.

@@ -85,12 +85,21 @@ type benchServe struct {
 	TopLogprobs      int     `name:"top-logprobs-num" help:"How many for each token." placeholder:"N" group:"Requests"`
 	LogprobStart     int     `name:"logprob-start-len" help:"From which token of the prompt (sglang only)." default:"-1" placeholder:"N" group:"Requests"`
 
+	Policies         []string  `help:"Run the load under each of these attention policies (adaptive, threshold, mla, mha), in turns, and set them side by side. Latent only, and the server has to allow it: --allow-request-policy." placeholder:"NAME,..." group:"Comparisons"`
+	SweepRate        []float64 `help:"Run the load at each of these request rates." placeholder:"R,..." group:"Comparisons"`
+	SweepConcurrency []int     `help:"Run the load with each of these bounds on requests in flight." placeholder:"N,..." group:"Comparisons"`
+	Repeat           int       `help:"Rounds, every second of them backwards. Default: 1, with --policies 2." placeholder:"N" group:"Comparisons"`
+	Interleave       string    `help:"The order of runs by letter, such as ABBA." placeholder:"LETTERS" group:"Comparisons"`
+
 	Goodput       string `help:"Limits in ms that a good request keeps: ttft:200,tpot:30,e2el:5000." placeholder:"LIMITS" group:"Results"`
 	CI            bool   `name:"ci" help:"Add 95 % bootstrap intervals of the means." group:"Results"`
 	OutputFile    string `help:"File to append a line of JSON to; none writes nothing. Default: a name made of backend, time, data set." placeholder:"FILE" group:"Results"`
 	OutputDetails bool   `help:"With what is known of each request." group:"Results"`
 	Tag           string `help:"A name for the run." placeholder:"TEXT" group:"Results"`
 	CacheReport   bool   `help:"Report cache hits." default:"true" negatable:"" group:"Results"`
+	Plot          string `help:"File for a chart of the load over time (of a sweep: latencies); others go beside it." placeholder:"FILE.svg" group:"Results"`
+	PlotTerminal  bool   `name:"plot-throughput" help:"Draw the load over time on the terminal." group:"Results"`
+	HTML          string `name:"html" help:"File for all figures and charts as one page." placeholder:"FILE" group:"Results"`
 	NoProgress    bool   `aliases:"disable-tqdm" help:"No progress bar." group:"Results"`
 	PrintRequests bool   `help:"A line for every request on standard error." group:"Results"`
 	AllowFailures bool   `help:"Exit with 0 even if requests failed." group:"Results"`
@@ -110,7 +119,9 @@ Examples:
   latent bench serve --num-prompts 200 --random-input-len 512 --random-output-len 64 --random-range-ratio 1 --request-rate 4
       200 requests of 512 tokens in and 64 out, in a Poisson process of 4 a second
   latent bench serve --offline --dataset-name mixed --mix 64x1:60,1000x32:30,500+20x16:10 --users 8
-      the demo model, lengths mixed, eight users who wait for their answers`
+      the demo model, lengths mixed, eight users who wait for their answers
+  latent bench serve --offline --policies adaptive,mla --num-prompts 50 --users 4
+      the same load under two attention policies, in turns`
 }
 
 func usageError(format string, a ...any) error {
@@ -120,6 +131,14 @@ func usageError(format string, a ...any) error {
 // Run measures and prints.
 func (c *benchServe) Run(ctx context.Context, t *terminal) error {
 	s, err := c.settings()
+	if err != nil {
+		return err
+	}
+	arms, err := c.arms(s)
+	if err != nil {
+		return err
+	}
+	order, err := c.order(len(arms))
 	if err != nil {
 		return err
 	}
@@ -147,7 +166,7 @@ func (c *benchServe) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	defer b.Client.Close()
-	return c.measure(ctx, t, s, b)
+	return c.measure(ctx, t, s, b, arms, order)
 }
 
 // benchSettings is what flags say, checked.
@@ -362,21 +381,6 @@ func useTokenizer(dir string, tokens *serve.Tokens, b *serve.Bench) error {
 	tokens.Special = func(id int32) bool { return tok.IsSpecial(int(id)) }
 	b.Count = func(text string) int { return len(tok.EncodePlain(text)) }
 	return nil
-}
-
-// measure runs the load and reports it.
-func (c *benchServe) measure(ctx context.Context, t *terminal, s *benchSettings, b *serve.Bench) error {
-	r, err := c.once(ctx, t, s, b)
-	if err != nil {
-		return err
-	}
-	if err := r.WriteText(t.out); err != nil {
-		return err
-	}
-	if err := c.save(r); err != nil {
-		return err
-	}
-	return c.verdict(ctx, r)
 }
 
 // once runs the load once.

@@ -1,0 +1,199 @@
+package serve
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"latent/report"
+)
+
+// Chart is a chart with a name for its file.
+type Chart struct {
+	Name  string
+	Chart interface{ SVG() string }
+}
+
+// Charts are those of a run: the load over time first.
+func (r *Report) Charts() []Chart {
+	return []Chart{
+		{"load", r.LoadChart()},
+		{"latency", r.latencyChart()},
+		{"ttft", r.lengthChart()},
+	}
+}
+
+// LoadChart shows tokens a second and requests in flight over time.
+func (r *Report) LoadChart() report.Lines {
+	c := report.Lines{Title: "Load over time", XLabel: "seconds since the first send", YLabel: "output tok/s; requests in flight", Step: true}
+	first, last := time.Duration(math.MaxInt64), time.Duration(0)
+	for i := range r.Records {
+		if rec := &r.Records[i]; rec.OK() {
+			first, last = min(first, rec.Sent), max(last, rec.Last())
+		}
+	}
+	if last <= first {
+		return c
+	}
+	const most = 120
+	width := max((last-first)/most+1, 100*time.Millisecond)
+	n := int((last-first)/width) + 1
+	tokens, flight, x := make([]float64, n), make([]float64, n), make([]float64, n)
+	for i := range r.Records {
+		rec := &r.Records[i]
+		if !rec.OK() {
+			continue
+		}
+		for _, e := range rec.Events {
+			tokens[(e.At-first)/width] += float64(e.Tokens) / width.Seconds()
+		}
+		for k := (rec.Sent - first) / width; k <= (rec.Last()-first)/width; k++ {
+			low, high := max(rec.Sent, first+k*width), min(rec.Last(), first+(k+1)*width)
+			flight[k] += (high - low).Seconds() / width.Seconds()
+		}
+	}
+	for k := range x {
+		x[k] = (time.Duration(k) * width).Seconds()
+	}
+	c.Series = []report.Series{{Name: "output tok/s", X: x, Y: tokens}, {Name: "requests in flight (mean)", X: x, Y: flight}}
+	return c
+}
+
+func (r *Report) latencyChart() report.ECDF {
+	var ttft, tpot, e2e []float64
+	for i := range r.Records {
+		if rec := &r.Records[i]; rec.OK() {
+			ttft, e2e = append(ttft, 1e3*rec.TTFT().Seconds()), append(e2e, 1e3*rec.E2E().Seconds())
+			if v := rec.TPOT(); !math.IsNaN(v) {
+				tpot = append(tpot, 1e3*v)
+			}
+		}
+	}
+	return report.ECDF{Title: "Latencies", XLabel: "ms", LogX: true,
+		Samples: []report.Sample{{Name: "TTFT", Values: ttft}, {Name: "TPOT", Values: tpot}, {Name: "E2E", Values: e2e}}}
+}
+
+// lengthChart shows TTFT against the prompt's length, by kind of request.
+func (r *Report) lengthChart() report.Scatter {
+	c := report.Scatter{Title: "TTFT and length of the prompt", XLabel: "tokens of the prompt", YLabel: "TTFT, ms"}
+	at := map[string]int{}
+	for i := range r.Records {
+		rec := &r.Records[i]
+		if !rec.OK() {
+			continue
+		}
+		name := rec.Kind
+		switch {
+		case name != "":
+		case rec.Cached > 0:
+			name = "with cached tokens"
+		default:
+			name = "nothing cached"
+		}
+		k, ok := at[name]
+		if !ok {
+			k = len(c.Series)
+			at[name] = k
+			c.Series = append(c.Series, report.Series{Name: name})
+		}
+		c.Series[k].X = append(c.Series[k].X, float64(rec.Prompt))
+		c.Series[k].Y = append(c.Series[k].Y, 1e3*rec.TTFT().Seconds())
+	}
+	slices.SortFunc(c.Series, func(a, b report.Series) int { return strings.Compare(a.Name, b.Name) })
+	return c
+}
+
+// SweepCharts show latencies and goodput of arms against what they were swept
+// over, the x of each.
+func SweepCharts(arms []Arm, x []float64, label string) []Chart {
+	latency := report.Lines{Title: "Latency", XLabel: label, YLabel: "ms", LogY: true}
+	rates := report.Lines{Title: "Throughput", XLabel: label, YLabel: "a second"}
+	series := func(name string, of func(*Metrics) float64) report.Series {
+		s := report.Series{Name: name, X: x}
+		for k := range arms {
+			s.Y = append(s.Y, of(arms[k].metrics()))
+		}
+		return s
+	}
+	latency.Series = []report.Series{
+		series("median TTFT", func(m *Metrics) float64 { return 1e3 * m.TTFT.Median }),
+		series("median TPOT", func(m *Metrics) float64 { return 1e3 * m.TPOT.Median }),
+		series("median E2E", func(m *Metrics) float64 { return 1e3 * m.E2E.Median }),
+		series("mean E2E from arrival", func(m *Metrics) float64 { return 1e3 * m.ArrivalE2E.Mean }),
+	}
+	rates.Series = []report.Series{series("completed requests", func(m *Metrics) float64 { return m.RequestRate })}
+	if arms[0].Reports[0].Limits.set() {
+		rates.Series = append(rates.Series, series("goodput", func(m *Metrics) float64 { return m.Goodput }))
+	}
+	return []Chart{{"sweep", latency}, {"throughput", rates}}
+}
+
+// ArmCharts compare arms by their mean latencies.
+func ArmCharts(arms []Arm) []Chart {
+	bars := report.Bars{Title: "Mean latencies", XLabel: "ms", Labels: []string{"TTFT", "TPOT", "E2E"}}
+	for k := range arms {
+		m := arms[k].metrics()
+		bars.Series = append(bars.Series, report.BarSeries{Name: arms[k].Name, Values: []float64{1e3 * m.TTFT.Mean, 1e3 * m.TPOT.Mean, 1e3 * m.E2E.Mean}})
+	}
+	return []Chart{{"arms", bars}}
+}
+
+// Page is a run or several as one HTML page.
+func Page(arms []Arm, charts []Chart, paired bool) report.Page {
+	first := arms[0].Reports[0]
+	page := report.Page{Title: strings.TrimSpace("Serving benchmark " + first.Tag)}
+	page.Sections = append(page.Sections, report.Text(fmt.Sprintf("%s, data set %s, seed %d, arrivals %s; begun %s on %s.",
+		first.Backend, first.Dataset, first.Seed, first.Arrival, first.Start.Format(time.RFC3339), first.Host)))
+	if len(arms) > 1 || len(first.Records) == 0 {
+		head, rows := ArmRows(arms, paired)
+		page.Sections = append(page.Sections, report.Heading("Side by side"), report.Table{Head: head, Rows: rows})
+	}
+	for _, c := range charts {
+		page.Sections = append(page.Sections, report.Chart{Chart: c.Chart})
+	}
+	for _, a := range arms {
+		for k, r := range a.Reports {
+			name := a.Name
+			if len(a.Reports) > 1 {
+				name += fmt.Sprintf(", run %d", k+1)
+			}
+			if len(arms) > 1 {
+				page.Sections = append(page.Sections, report.Heading(name))
+				for _, c := range r.Charts() {
+					page.Sections = append(page.Sections, report.Chart{Chart: c.Chart})
+				}
+			}
+			var text strings.Builder
+			_ = r.WriteText(&text) // a Builder never fails
+			page.Sections = append(page.Sections, report.Details{Summary: strings.TrimSpace("All figures " + name), Open: len(arms) == 1, Sections: []report.Section{report.Block(text.String())}},
+				report.Details{Summary: strings.TrimSpace("Requests " + name), Sections: []report.Section{r.requestTable()}})
+		}
+	}
+	page.Sections = append(page.Sections, report.Details{Summary: "Command", Sections: []report.Section{report.Block(strings.Join(first.Argv, " "))}})
+	return page
+}
+
+// mostRequests bounds the rows of a page's table.
+const mostRequests = 2000
+
+func (r *Report) requestTable() report.Table {
+	t := report.Table{Head: []string{"request", "kind", "in", "cached", "out", "sent, s", "TTFT, ms", "TPOT, ms", "E2E, ms", "end"}, Align: "llrrrrrrrl"}
+	for i := range r.Records {
+		if i == mostRequests {
+			t.Caption = fmt.Sprintf("The first %d of %d requests.", mostRequests, len(r.Records))
+			break
+		}
+		rec := &r.Records[i]
+		row := []string{fmt.Sprintf("%d/%d", rec.Index, rec.Turn), rec.Kind}
+		if rec.OK() {
+			row = append(row, fmt.Sprint(rec.Prompt), fmt.Sprint(max(0, rec.Cached)), fmt.Sprint(rec.Output), number(rec.Sent.Seconds()),
+				number(1e3*rec.TTFT().Seconds()), number(1e3*rec.TPOT()), number(1e3*rec.E2E().Seconds()), rec.Finish)
+		} else {
+			row = append(row, "", "", "", number(rec.Sent.Seconds()), "", "", "", rec.Class+": "+rec.Error)
+		}
+		t.Rows = append(t.Rows, row)
+	}
+	return t
+}
