@@ -32,13 +32,13 @@ func openArithmetic(opts Options) (Task, error) {
 	if o.NumExamples <= 0 {
 		o.NumExamples = arithmeticItems
 	}
-	if o.Steps == nil {
+	if len(o.Steps) == 0 {
 		o.Steps = []int{1, 2}
 	}
-	if o.Digits == nil {
+	if len(o.Digits) == 0 {
 		o.Digits = []int{1, 2}
 	}
-	if o.Ops == nil {
+	if len(o.Ops) == 0 {
 		o.Ops = []string{"+", "-", "*"}
 	}
 	for _, n := range o.Steps {
@@ -55,9 +55,6 @@ func openArithmetic(opts Options) (Task, error) {
 		if !slices.Contains([]string{"+", "-", "*"}, op) {
 			return nil, usage("--ops %q: have +, -, *", op)
 		}
-	}
-	if len(o.Steps) == 0 || len(o.Digits) == 0 || len(o.Ops) == 0 {
-		return nil, usage("--steps, --digits and --ops may not be empty")
 	}
 	switch {
 	case o.NumShots != nil:

@@ -131,7 +131,7 @@ func TestArithmeticDemo(t *testing.T) {
 
 func TestArithmeticOptions(t *testing.T) {
 	for i, o := range []Options{
-		{Steps: []int{0}}, {Steps: []int{9}}, {Digits: []int{0}}, {Digits: []int{10}}, {Ops: []string{"/"}}, {Steps: []int{}},
+		{Steps: []int{0}}, {Steps: []int{9}}, {Digits: []int{0}}, {Digits: []int{10}}, {Ops: []string{"/"}},
 		{NumShots: new(-1)}, {Extract: "x"}, {Style: "fancy"},
 	} {
 		if _, err := Open("arithmetic", o); !errors.Is(err, ErrUsage) {

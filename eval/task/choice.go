@@ -263,7 +263,7 @@ func (t *choice) prompt(item *Item, row choiceRow, shots []choiceRow) {
 		} else {
 			b.WriteString(t.asked(row, item.Permutation) + "\n\n")
 		}
-		if item.Prompt = b.String(); item.Stop == nil && len(shots) > 0 {
+		if item.Prompt = b.String(); len(item.Stop) == 0 && len(shots) > 0 {
 			item.Stop = []string{"Question:"}
 		}
 		return

@@ -178,7 +178,7 @@ func (t *wordProblems) Items(seed uint64, _ int) ([]Item, error) {
 		item := Item{ID: row.id, Gold: row.gold, Tags: row.tags, MaxTokens: t.maxTokens, Stop: t.opts.Stop}
 		if t.opts.API == "completion" {
 			item.Prompt = t.completion(shots, row)
-			if item.Stop == nil {
+			if len(item.Stop) == 0 {
 				item.Stop = []string{"Question:"}
 			}
 		} else {

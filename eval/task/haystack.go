@@ -49,6 +49,7 @@ var errNoFit = errors.New("no filler gives exactly this number of tokens")
 type text struct {
 	facts  []fact
 	filler func() (string, error) // the next sentence
+	last   func() (string, error) // sentences to end with, which make the length exact
 	count  func(body string) (int, error)
 }
 
@@ -120,7 +121,7 @@ func (t text) close(filler []string, target int) (string, error) {
 		if missing > 0 {
 			pool, lengths := make([]string, poolSize), make([]int, poolSize)
 			for i := range pool {
-				if pool[i], err = t.filler(); err != nil {
+				if pool[i], err = t.last(); err != nil {
 					return "", err
 				}
 				if lengths[i], err = t.count(before + " " + pool[i]); err != nil {
@@ -250,7 +251,7 @@ type contextSize struct {
 
 func newGenerated(opts Options, template string) (generated, error) {
 	g := generated{opts: opts, template: template}
-	if opts.Context == nil {
+	if len(opts.Context) == 0 {
 		opts.Context = []int{512, 2048, 8192}
 		if opts.Style == styleDemo {
 			opts.Context = []int{256, 512, 1024, 2048}

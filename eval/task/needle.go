@@ -46,13 +46,13 @@ func openNeedle(opts Options) (Task, error) {
 	if opts.Depths == 0 {
 		opts.Depths = 10
 	}
-	if opts.Keys == nil {
+	if len(opts.Keys) == 0 {
 		opts.Keys = []int{1, 4, 8}
 		if opts.Style == styleDemo {
 			opts.Keys = []int{2, 8}
 		}
 	}
-	if opts.Queries == nil {
+	if len(opts.Queries) == 0 {
 		opts.Queries = []int{1, 4}
 		if opts.Style == styleDemo {
 			opts.Queries = []int{1}
@@ -213,7 +213,7 @@ func (t *needle) draw(r *rand.Rand, c needleCell, round int) (Item, error) {
 		}
 	}
 	question, gold := t.question(r, asked, values)
-	filler := noise(r)
+	filler, last := noise(r), noise(r)
 	switch t.opts.Haystack {
 	case "text":
 		filler = running(r, t.story)
@@ -223,8 +223,9 @@ func (t *needle) draw(r *rand.Rand, c needleCell, round int) (Item, error) {
 			key, err := k.next()
 			return fill(pick(r, w.Needle.Facts), "k", key, "c", v.distractor()), err
 		}
+		last = filler
 	}
-	body, err := text{facts, filler, t.counted(question)}.fit(c.size.tokens)
+	body, err := text{facts, filler, last, t.counted(question)}.fit(c.size.tokens)
 	if err != nil {
 		return Item{}, err
 	}

@@ -181,11 +181,12 @@ func usage(format string, args ...any) error {
 // openers maps the names of tasks to what opens them.
 func openers() map[string]func(Options) (Task, error) {
 	return map[string]func(Options) (Task, error){
-		"arithmetic": openArithmetic,
-		"gpqa":       openGPQA,
-		"gsm8k":      openGSM8K,
-		"mmlu":       openMMLU,
-		"needle":     openNeedle,
+		"arithmetic":        openArithmetic,
+		"gpqa":              openGPQA,
+		"gsm8k":             openGSM8K,
+		"mmlu":              openMMLU,
+		"needle":            openNeedle,
+		"variable-tracking": openVariables,
 	}
 }
 
