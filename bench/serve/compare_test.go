@@ -176,6 +176,22 @@ func TestArms(t *testing.T) {
 	}
 }
 
+// TestLoadCharts adds up to all tokens and to all time in flight.
+func TestLoadCharts(t *testing.T) {
+	r := run("a", 30, 100*ms, 10*ms)
+	_, width, _ := r.bins()
+	tokens, flight := 0.0, 0.0
+	for _, v := range r.LoadChart().Series[0].Y {
+		tokens += v * width.Seconds()
+	}
+	for _, v := range r.flightChart().Series[0].Y {
+		flight += v * width.Seconds()
+	}
+	if want := r.Metrics.Concurrency * r.Metrics.Duration; math.Abs(tokens-90) > 1e-6 || math.Abs(flight-want) > 1e-6 {
+		t.Errorf("%v tokens, want 90; %v s in flight, want %v", tokens, flight, want)
+	}
+}
+
 func wellFormed(t *testing.T, name, text string) {
 	t.Helper()
 	d := xml.NewDecoder(strings.NewReader(text))

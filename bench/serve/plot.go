@@ -20,45 +20,64 @@ type Chart struct {
 func (r *Report) Charts() []Chart {
 	return []Chart{
 		{"load", r.LoadChart()},
+		{"flight", r.flightChart()},
 		{"latency", r.latencyChart()},
 		{"ttft", r.lengthChart()},
 	}
 }
 
-// LoadChart shows tokens a second and requests in flight over time.
-func (r *Report) LoadChart() report.Lines {
-	c := report.Lines{Title: "Load over time", XLabel: "seconds since the first send", YLabel: "output tok/s; requests in flight", Step: true}
-	first, last := time.Duration(math.MaxInt64), time.Duration(0)
+// bins divides the run, from the first send to the last token, into equal
+// parts.
+func (r *Report) bins() (first, width time.Duration, x []float64) {
+	const most = 120
+	first = math.MaxInt64
+	last := time.Duration(0)
 	for i := range r.Records {
 		if rec := &r.Records[i]; rec.OK() {
 			first, last = min(first, rec.Sent), max(last, rec.Last())
 		}
 	}
 	if last <= first {
-		return c
+		return 0, 1, nil
 	}
-	const most = 120
-	width := max((last-first)/most+1, 100*time.Millisecond)
-	n := int((last-first)/width) + 1
-	tokens, flight, x := make([]float64, n), make([]float64, n), make([]float64, n)
+	width = max((last-first)/most+1, 100*time.Millisecond)
+	for at := time.Duration(0); at <= last-first; at += width {
+		x = append(x, at.Seconds())
+	}
+	return first, width, x
+}
+
+// LoadChart shows tokens a second over time.
+func (r *Report) LoadChart() report.Lines {
+	first, width, x := r.bins()
+	y := make([]float64, len(x))
+	for i := range r.Records {
+		if rec := &r.Records[i]; rec.OK() {
+			for _, e := range rec.Events {
+				y[(e.At-first)/width] += float64(e.Tokens) / width.Seconds()
+			}
+		}
+	}
+	return report.Lines{Title: "Output tokens a second", XLabel: "seconds since the first send", YLabel: "tok/s", Step: true,
+		Series: []report.Series{{Name: "output tok/s", X: x, Y: y}}}
+}
+
+// flightChart shows the mean number of requests in flight over time.
+func (r *Report) flightChart() report.Lines {
+	first, width, x := r.bins()
+	y := make([]float64, len(x))
 	for i := range r.Records {
 		rec := &r.Records[i]
 		if !rec.OK() {
 			continue
 		}
-		for _, e := range rec.Events {
-			tokens[(e.At-first)/width] += float64(e.Tokens) / width.Seconds()
-		}
 		for k := (rec.Sent - first) / width; k <= (rec.Last()-first)/width; k++ {
 			low, high := max(rec.Sent, first+k*width), min(rec.Last(), first+(k+1)*width)
-			flight[k] += (high - low).Seconds() / width.Seconds()
+			y[k] += (high - low).Seconds() / width.Seconds()
 		}
 	}
-	for k := range x {
-		x[k] = (time.Duration(k) * width).Seconds()
-	}
-	c.Series = []report.Series{{Name: "output tok/s", X: x, Y: tokens}, {Name: "requests in flight (mean)", X: x, Y: flight}}
-	return c
+	return report.Lines{Title: "Requests in flight", XLabel: "seconds since the first send", YLabel: "requests", Step: true,
+		Series: []report.Series{{Name: "in flight", X: x, Y: y}}}
 }
 
 func (r *Report) latencyChart() report.ECDF {
