@@ -162,7 +162,7 @@ func TestCounts(t *testing.T) {
 	if err := r.WriteText(&out); err != nil {
 		t.Fatal(err)
 	}
-	for _, line := range []string{"5 requests FAILED", "65 of 100", "(status 400 3) (status 5xx 2)", "INVALID RUN: 5 of 100 requests failed; 11 of 95 answers hold nothing to mark"} {
+	for _, line := range []string{"5 requests FAILED", "  3 x status 400: status 400: will not do\n", "65 of 100", "(status 400 3) (status 5xx 2)", "INVALID RUN: 5 of 100 requests failed; 11 of 95 answers hold nothing to mark"} {
 		if !strings.Contains(out.String(), line) {
 			t.Errorf("the table lacks %q:\n%s", line, out.String())
 		}

@@ -148,6 +148,9 @@ func (r *Result) plan(o *Options) ([]job, map[key]int, error) {
 		}
 		for i := range items {
 			k := key{items[i].ID, repeat}
+			if len(items[i].Choices) > 0 {
+				return nil, nil, fmt.Errorf("eval: item %q asks for log-probabilities, which the client does not read", k.item)
+			}
 			if r.items[k] != nil {
 				return nil, nil, fmt.Errorf("eval: two items are called %q", k.item)
 			}

@@ -34,11 +34,12 @@ type Summary struct {
 	ScoreAnswered *float64 `json:"score_answered,omitempty"`
 	ScoreWhole    *float64 `json:"score_whole,omitempty"`
 
-	Invalid   int            `json:"invalid"`
-	Truncated int            `json:"truncated"`
-	Empty     int            `json:"empty"`
-	Failed    map[string]int `json:"failed"`
-	Retried   int            `json:"retried"` // answered after more than one attempt
+	Invalid   int               `json:"invalid"`
+	Truncated int               `json:"truncated"`
+	Empty     int               `json:"empty"`
+	Failed    map[string]int    `json:"failed"`
+	Errors    map[string]string `json:"errors,omitempty"` // a message of each class of failure
+	Retried   int               `json:"retried"`          // answered after more than one attempt
 
 	ByTag  map[string][]TagScore `json:"by_tag,omitempty"`
 	Tokens struct {
@@ -115,6 +116,12 @@ func Summarize(arm string, records []Record, wall float64) *Summary {
 		}
 		if r.Failed != "" {
 			s.Failed[r.Failed]++
+			if s.Errors == nil {
+				s.Errors = map[string]string{}
+			}
+			if s.Errors[r.Failed] == "" {
+				s.Errors[r.Failed] = r.Error
+			}
 			continue
 		}
 		answered++

@@ -17,6 +17,11 @@ func (r *Report) WriteText(w io.Writer) error {
 	var b strings.Builder
 	if n := r.failures(); n > 0 {
 		fmt.Fprintf(&b, "%d requests FAILED and count as wrong\n", n)
+		for _, s := range r.summaries() {
+			for _, class := range slices.Sorted(maps.Keys(s.Errors)) {
+				fmt.Fprintf(&b, "  %s\n", strings.TrimSpace(fmt.Sprintf("%s %d x %s: %s", s.Arm, s.Failed[class], class, s.Errors[class])))
+			}
+		}
 	}
 	fmt.Fprintf(&b, "%s\n", r.Title)
 	for _, warning := range r.Warnings {
