@@ -40,6 +40,15 @@ func (f *Folder) WritePage(r *Report, result *Result, o PageOptions) error {
 			sections = append(sections, report.Chart{Chart: *chart, Caption: "All arms together."})
 		}
 	}
+	var tokens []float64
+	for i := range result.Records {
+		if rec := &result.Records[i]; rec.Failed == "" {
+			tokens = append(tokens, float64(rec.CompletionTokens))
+		}
+	}
+	if len(tokens) > 0 {
+		sections = append(sections, report.Chart{Chart: report.Histogram{Title: "Length of answers", XLabel: "tokens", Values: tokens}})
+	}
 	filters := report.Filters{Tags: filterTags[:]}
 	if len(parts) == 1 {
 		sections = append(append(sections, report.Heading("Conversations"), filters), parts[0]...)
@@ -147,7 +156,7 @@ func (r *Report) charts() []report.Chart {
 		if columns[0] == "" {
 			columns[0] = "accuracy"
 		}
-		out = append(out, report.Chart{Chart: report.Heatmap{Title: "Accuracy by " + tag + ", %", Rows: names, Cols: columns, Values: cells}})
+		out = append(out, report.Chart{Chart: report.Heatmap{Title: "Accuracy by " + tag + ", %", Rows: names, Cols: columns, Values: cells, Low: 0, High: 100}})
 	}
 	return out
 }
@@ -168,7 +177,7 @@ func crossed(records []Record, rowTag, columnTag string) *report.Heatmap {
 	if len(rows) < 2 || len(columns) < 2 {
 		return nil
 	}
-	h := &report.Heatmap{Title: "Accuracy by " + rowTag + " and " + columnTag + ", %", Rows: sortedKeys(rows), Cols: sortedKeys(columns)}
+	h := &report.Heatmap{Title: "Accuracy by " + rowTag + " and " + columnTag + ", %", Rows: sortedKeys(rows), Cols: sortedKeys(columns), Low: 0, High: 100}
 	slices.SortFunc(h.Rows, compareValues)
 	slices.SortFunc(h.Cols, compareValues)
 	for _, row := range h.Rows {

@@ -187,14 +187,23 @@ func (r *Result) plan(o *Options) ([]job, map[key]int, error) {
 	}
 	var jobs []job
 	for turn, k := range keys {
-		for i := range o.Arms {
-			arm := (i + turn) % len(o.Arms)
+		for _, arm := range armOrder(len(o.Arms), turn, task.Seed(o.Seed, "arms", k.item, k.repeat)) {
 			if !done[of{o.Arms[arm].Name, k}] {
 				jobs = append(jobs, job{arm, k, r.items[k]})
 			}
 		}
 	}
 	return jobs, order, nil
+}
+
+// armOrder is in which order the arms ask an item. Two take turns; of more, in
+// a fixed rotation each would always follow the same one and share the machine
+// with it, so they are shuffled.
+func armOrder(arms, turn int, seed uint64) []int {
+	if arms == 2 {
+		return []int{turn % 2, 1 - turn%2}
+	}
+	return rand.New(rand.NewPCG(seed, 0)).Perm(arms)
 }
 
 // RequestSeed is the seed that a request sends.

@@ -39,9 +39,11 @@ func (r *Report) WriteText(w io.Writer) error {
 			align(&b, c.rows())
 		}
 	}
-	for _, table := range r.tagTables() {
-		b.WriteString("\n")
-		align(&b, table)
+	if len(r.Arms) <= 4 { // report.html has room for more
+		for _, table := range r.tagTables() {
+			b.WriteString("\n")
+			align(&b, table)
+		}
 	}
 	fmt.Fprintf(&b, "\n%s\n", r.Verdict())
 	// Columns are padded behind their last cell too.
