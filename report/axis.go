@@ -52,7 +52,7 @@ func newAxis(values []float64, log, fromZero bool, count int) axis {
 
 // linear widens the axis to whole steps of 1, 2 or 5 times a power of ten.
 func (a *axis) linear(count int) {
-	const least = 1e-290 // of steps: their parts are numbers too
+	const least = 1e-290                                                    // of steps: their parts are numbers too
 	if a.hi-a.lo <= max(1e-12*max(math.Abs(a.lo), math.Abs(a.hi)), least) { // one value
 		d := math.Abs(a.hi) / 2
 		if d < least {

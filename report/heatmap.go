@@ -113,12 +113,12 @@ func (c *Heatmap) extremes() (lo, hi float64, n int) {
 	return lo, hi, n
 }
 
-// category fills a rectangle of kind i, pale enough for text on it; kinds differ
-// by stripes at the left edge too.
+// category fills a rectangle of kind i, pale enough for text on it; in grey,
+// kinds differ by the number of ticks in a corner.
 func category(s *svg, i int, x, y, w, h float64) {
 	fmt.Fprintf(&s.b, `<rect x="%s" y="%s" width="%s" height="%s" fill="%s" fill-opacity=".28"/>`, num(x), num(y), num(w), num(h), colour(i))
 	for k := range i%4 + 1 {
-		fmt.Fprintf(&s.b, `<rect x="%s" y="%s" width="2" height="%s" fill="%s"/>`, num(x+float64(k)*3.5), num(y), num(h), colour(i))
+		fmt.Fprintf(&s.b, `<rect x="%s" y="%s" width="2" height="4" fill="%s"/>`, num(x+4+float64(k)*4), num(y+h-7), colour(i))
 	}
 }
 
@@ -128,7 +128,7 @@ func (c *Heatmap) cell(s *svg, i, j int, v, share, x, y, w, h float64) {
 		category(s, int(v), x+1, y+1, w-2, h-2)
 		if o := cell(c.Outlines, i, j, -1); o >= 0 {
 			fmt.Fprintf(&s.b, `<rect x="%s" y="%s" width="%s" height="%s" fill="none" stroke="%s" stroke-width="2.5" stroke-dasharray="%s"/>`,
-				num(x+2.5), num(y+2.5), num(w-5), num(h-5), colour(o), dashes[o%colours])
+				num(x+2), num(y+2), num(w-4), num(h-4), colour(o), dashes[o%colours])
 		}
 	} else {
 		fmt.Fprintf(&s.b, `<rect x="%s" y="%s" width="%s" height="%s" fill="%s" fill-opacity="%.2f"/>`,
@@ -139,9 +139,8 @@ func (c *Heatmap) cell(s *svg, i, j int, v, share, x, y, w, h float64) {
 		text = c.Categories[min(max(int(v), 0), len(c.Categories)-1)]
 	}
 	text = cell(c.Labels, i, j, text)
-	room := int((w - 4) / 6.1)
-	if room >= len([]rune(text)) {
-		s.text("lt-small", "middle", x+w/2, y+h/2+4, text)
+	if room := int((w - 6) / 6.4); room >= len([]rune(text)) {
+		s.text("lt-small", "middle", x+w/2, y+h/2+3, text)
 	}
 	fmt.Fprintf(&s.b, `<rect x="%s" y="%s" width="%s" height="%s" fill="transparent"><title>%s</title></rect>`,
 		num(x), num(y), num(w), num(h), escape(c.Rows[i]+" × "+c.Cols[j]+": "+text))

@@ -14,7 +14,7 @@ p{margin:.5rem 0;max-width:75ch}
 a{color:var(--link)}
 .scroll{overflow-x:auto;margin:.8rem 0}
 table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums}
-caption{text-align:left;color:var(--soft);padding:.2rem 0;caption-side:top}
+caption{max-width:min(calc(100vw - 2.5rem),75ch);text-align:left;color:var(--soft);padding:.2rem 0;caption-side:top}
 th,td{text-align:left;padding:.25rem .7rem;border-bottom:1px solid var(--rule);vertical-align:top;overflow-wrap:normal}
 td{max-width:32rem}
 th{font-weight:600;vertical-align:bottom}

@@ -146,7 +146,7 @@ func (s *svg) legend(names []string, y float64, sample func(i int, x, y float64)
 	if len(names) == 0 {
 		return y
 	}
-	const gap, key = 16, 30
+	const gap, key = 22, 30
 	x := 8.0
 	for i, name := range names {
 		name = cut(name, labelLength-6)
