@@ -70,7 +70,7 @@ type evalFlags struct {
 	Depths      int      `help:"needle: grid of depths." placeholder:"N" group:"Generated"`
 	NearDups    bool     `name:"near-duplicates" help:"needle: keys share a word with another one." default:"true" negatable:"" group:"Generated"`
 	LastWrite   bool     `help:"needle: keys are set several times and the last one counts." group:"Generated"`
-	Style       string   `help:"Wording of generated tasks: plain, or demo, that which the demo model was trained on. Default: plain, demo for the embedded model." placeholder:"NAME" group:"Generated"`
+	Style       string   `help:"Wording of generated tasks: plain, or demo, that which the demo model was trained on. Default: plain, for the demo model demo." placeholder:"NAME" group:"Generated"`
 	Hops        []int    `help:"variable-tracking: steps of a chain." placeholder:"N,..." group:"Generated"`
 	Chains      []int    `help:"variable-tracking: chains in the text." placeholder:"N,..." group:"Generated"`
 	Ask         string   `help:"variable-tracking: value or names." placeholder:"KIND" group:"Generated"`
@@ -106,6 +106,7 @@ type evalFlags struct {
 type evalRun struct {
 	Task      string   `arg:"" help:"gsm8k, gpqa, mmlu, needle, variable-tracking, arithmetic."`
 	FailUnder *float64 `help:"Exit with code 1 below this accuracy, from 0 to 1." placeholder:"F" group:"Output"`
+	Dump      string   `help:"arithmetic: write the items to a new FILE in gsm8k's layout instead of asking them." type:"path" placeholder:"FILE" group:"Output"`
 	evalFlags
 }
 
@@ -127,6 +128,9 @@ Exit codes: 1 below --fail-under, 2 usage, 3 invalid run (failures, too much tha
 func (c *evalRun) Run(ctx context.Context, t *terminal) error {
 	if c.FailUnder != nil && (*c.FailUnder < 0 || *c.FailUnder > 1) {
 		return &exitError{exitUsage, fmt.Errorf("--fail-under %g: want a share from 0 to 1", *c.FailUnder)}
+	}
+	if c.Dump != "" {
+		return c.dump()
 	}
 	r, err := c.measure(ctx, t, c.Task, []armSpec{{}})
 	if err == nil && c.FailUnder != nil && r.Score < *c.FailUnder {
@@ -320,8 +324,8 @@ func (c *evalFlags) print(t *terminal, r *eval.Report) error {
 // taskOptions are the flags of items, with what the server knows.
 func (c *evalFlags) taskOptions(ctx context.Context, p *evalPlace) task.Options {
 	style := c.Style
-	if style == "" && c.Offline && c.Model == "" {
-		style = "demo"
+	if style == "" && c.API == "chat" { // the demo model knows no other form
+		style = task.StyleFor(p.model)
 	}
 	return task.Options{
 		API: c.API, NumExamples: c.NumExamples, MaxTokens: c.MaxTokens, Stop: c.Stop, System: c.System,
