@@ -106,6 +106,18 @@ func TestStreams(t *testing.T) {
 	}
 }
 
+// TestOpenEnd reads a stream that the server never ends: [DONE] is enough.
+func TestOpenEnd(t *testing.T) {
+	cl := script(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		lines(w, `data: {"choices":[{"text":"ab","token_ids":[1],"finish_reason":"stop"}]}`, `data: [DONE]`)
+		<-r.Context().Done()
+	})
+	if r := cl.Do(t.Context(), &Request{Prompt: "x", Stream: true}); !r.OK() || r.End.Sub(r.Sent) > 5*time.Second {
+		t.Errorf("%+v", r)
+	}
+}
+
 // TestWhole reads answers that are not streamed.
 func TestWhole(t *testing.T) {
 	cl := script(t, func(w http.ResponseWriter, r *http.Request) {

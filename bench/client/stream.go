@@ -65,12 +65,16 @@ type usage struct {
 	} `json:"prompt_tokens_details"`
 }
 
-// maxLine bounds a line of a stream.
-const maxLine = 64 << 20
+// maxLine bounds a line of a stream, endTimeout the time between [DONE] and the
+// end of the response.
+const (
+	maxLine    = 64 << 20
+	endTimeout = 500 * time.Millisecond
+)
 
 // readStream reads server-sent events, one of which is a line that begins with
 // "data:".
-func (a *answer) readStream(body io.Reader) error {
+func (a *answer) readStream(body io.ReadCloser) error {
 	in := bufio.NewReader(body)
 	var long []byte // a line that does not fit the reader's buffer
 	for {
@@ -95,8 +99,11 @@ func (a *answer) readStream(body io.Reader) error {
 		case lineErr != nil:
 			return lineErr
 		case done:
-			// The end of the body, so that the connection can be used again.
+			// The end of the body, so that the connection can be used again; a
+			// server that keeps it from us loses the connection.
+			stop := time.AfterFunc(endTimeout, func() { body.Close() })
 			_, _ = io.Copy(io.Discard, io.LimitReader(in, 1<<10))
+			stop.Stop()
 			return nil
 		case err == nil:
 		case a.finished:

@@ -112,6 +112,12 @@ func (b *Bench) Run(ctx context.Context) (*Report, error) {
 		CPUShare: cpu.Seconds() / wall.Seconds(), InProcess: b.InProcess, Host: fmt.Sprintf("%s, %d CPUs", host, runtime.NumCPU()),
 		Version: buildVersion(), Interrupted: ctx.Err() != nil,
 	}
+	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer cancel()
+	if now, err := b.Client.ServerInfo(late); err == nil {
+		info = now
+	}
+	r.AcceptLength = ReadAcceptLength(before, after, info)
 	if before != nil && after != nil {
 		r.Pathways, r.Stages = ReadPathways(before, after), ReadStages(before, after)
 	}
@@ -127,8 +133,11 @@ func (a Arrival) rate() float64 {
 	return a.Rate
 }
 
+// callTimeout bounds the calls around a run.
+const callTimeout = 10 * time.Second
+
 func (b *Bench) counters(ctx context.Context) (Counters, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	text, err := b.Client.Get(ctx, "/metrics")
 	if err != nil {

@@ -3,6 +3,7 @@ package serve
 import (
 	"bufio"
 	"bytes"
+	"math"
 	"strconv"
 	"strings"
 )
@@ -134,4 +135,26 @@ func (s *Stages) Slowest() string {
 		return "prefill"
 	}
 	return "decode"
+}
+
+// ReadAcceptLength returns the mean number of tokens of a step of speculative
+// decoding: 1 + accepted / drafts from the counters, else what the server says of
+// itself, else NaN.
+func ReadAcceptLength(before, after Counters, info map[string]any) float64 {
+	all := func(string) string { return "all" }
+	for _, engine := range []string{"latent_", "vllm:"} {
+		drafts := growth(before, after, engine+"spec_decode_num_drafts_total", all)["all"]
+		if drafts > 0 {
+			return 1 + growth(before, after, engine+"spec_decode_num_accepted_tokens_total", all)["all"]/drafts
+		}
+	}
+	// SGLang has it in the state of its first scheduler.
+	if states, ok := info["internal_states"].([]any); ok && len(states) > 0 {
+		if state, ok := states[0].(map[string]any); ok {
+			if v, ok := state["avg_spec_accept_length"].(float64); ok {
+				return v
+			}
+		}
+	}
+	return math.NaN()
 }

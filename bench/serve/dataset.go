@@ -74,6 +74,7 @@ type DataOptions struct {
 	Seed       uint64
 	MaxContext int  // of the server, 0 if unknown; prompts are cut to fit
 	Text       bool // prompts as text instead of ids: for chats, or if the server takes no ids
+	Tokenize   bool // prompts as ids also where the data set has texts
 
 	Input, Output int
 	Range         float64 // lengths from this share of Input and Output up to them
@@ -132,6 +133,11 @@ func LoadData(ctx context.Context, o DataOptions, tokens *Tokens) (*Data, error)
 	}
 	if len(d.Items) == 0 {
 		return nil, errors.New("the data set has no prompts that can be used")
+	}
+	if o.Tokenize && !o.Text {
+		if err := g.tokenize(d); err != nil {
+			return nil, err
+		}
 	}
 	g.fit(d)
 	if len(d.Warm) == 0 {
@@ -345,6 +351,22 @@ func (g *generator) source() (string, error) {
 		return readText(g.o.Path)
 	}
 	return strings.Join(g.draw(Stream(g.o.Seed, "text"), poolWords), " "), nil
+}
+
+// tokenize turns prompts that are texts into ids.
+func (g *generator) tokenize(d *Data) error {
+	for i := range d.Items {
+		item := &d.Items[i]
+		if item.IDs != nil || item.Body != nil || len(item.Later) > 0 {
+			continue
+		}
+		ids, err := g.tokens.Encode(g.ctx, item.Text)
+		if err != nil {
+			return fmt.Errorf("encode prompt %d: %w", i, err)
+		}
+		item.IDs, item.Input, item.Text = ids, len(ids), ""
+	}
+	return nil
 }
 
 // fit cuts prompts that would not fit the server's context.

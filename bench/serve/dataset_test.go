@@ -186,6 +186,10 @@ func TestFiles(t *testing.T) {
 	if len(d.Items) != 2 || d.Items[0].Output != 3 || d.Items[1].Output != 9 || d.Items[1].Text != "b" {
 		t.Errorf("%+v", d.Items)
 	}
+	d = load(t, DataOptions{Name: "custom", Tokenize: true, Output: 9, Path: file(t, "{\"prompt\": \"a b\"}")})
+	if it := d.Items[0]; len(it.IDs) != 3 || it.Input != 3 || it.Text != "" {
+		t.Errorf("%+v", it)
+	}
 	d = load(t, DataOptions{Name: "openai", Path: file(t, `{"messages":[{"role":"user","content":"x"}],"max_tokens":7,"top_p":0.5}`)})
 	b := &Bench{Backend: "latent", Stream: true}
 	if r := b.request(&d.Items[0], 0, nil); !r.Chat || r.MaxTokens != 7 || r.Extra["top_p"] != 0.5 || r.Extra["messages"] == nil {
@@ -245,6 +249,11 @@ latent_request_decode_time_seconds_count 2
 	}
 	if s := ReadStages(before, after); *s != (Stages{Queue: 0.5, Decode: 4.5}) || s.Slowest() != "decode" {
 		t.Errorf("%+v", s)
+	}
+	drafts := ParseCounters([]byte("vllm:spec_decode_num_drafts_total{a=\"b\"} 10\nvllm:spec_decode_num_accepted_tokens_total{a=\"b\"} 17\n"))
+	state := map[string]any{"internal_states": []any{map[string]any{"avg_spec_accept_length": 3.5}}}
+	if a, b, c := ReadAcceptLength(nil, drafts, state), ReadAcceptLength(before, after, state), ReadAcceptLength(nil, nil, nil); a != 2.7 || b != 3.5 || !math.IsNaN(c) {
+		t.Errorf("accept lengths %v, %v, %v", a, b, c)
 	}
 	if ReadPathways(nil, nil) != nil || ReadStages(nil, nil) != nil {
 		t.Error("figures of a server without counters")

@@ -57,7 +57,7 @@ func (r *Report) fields(details bool) map[string]any {
 		"total_input_tokens": m.Input, "total_input_text_tokens": m.Input, "total_input_vision_tokens": 0,
 		"total_output_tokens": m.Output, "total_output_tokens_retokenized": nil,
 		"request_throughput": m.RequestRate, "input_throughput": m.InputRate, "output_throughput": m.OutputRate, "total_throughput": m.TotalRate,
-		"concurrency": m.Concurrency, "accept_length": nil,
+		"concurrency": m.Concurrency, "accept_length": real(r.AcceptLength),
 		"max_output_tokens_per_s": m.PeakRate, "max_concurrent_requests": m.Peak,
 		"cache_report": nil,
 

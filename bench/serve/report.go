@@ -28,17 +28,18 @@ type Report struct {
 	CI                        bool
 	CacheReport               bool
 
-	Start       time.Time
-	Metrics     *Metrics
-	Records     []Record
-	Pathways    *Pathways
-	Stages      *Stages
-	Delay       Summary // of timers on the client's machine
-	CPUShare    float64 // of one core that this process took; NaN if unknown
-	InProcess   bool    // the server was in this process
-	Version     string  // of the client
-	Host        string
-	Interrupted bool
+	Start        time.Time
+	Metrics      *Metrics
+	Records      []Record
+	AcceptLength float64 // of speculative decoding; NaN without
+	Pathways     *Pathways
+	Stages       *Stages
+	Delay        Summary // of timers on the client's machine
+	CPUShare     float64 // of one core that this process took; NaN if unknown
+	InProcess    bool    // the server was in this process
+	Version      string  // of the client
+	Host         string
+	Interrupted  bool
 }
 
 // clientBound is the share of the median inter-token latency above which the
@@ -164,6 +165,9 @@ func (r *Report) head(t *table) {
 	t.row("Peak concurrent requests", strconv.Itoa(m.Peak))
 	t.row("Total token throughput (tok/s)", number(m.TotalRate))
 	t.row("Concurrency", number(m.Concurrency))
+	if !math.IsNaN(r.AcceptLength) {
+		t.row("Accept length", number(r.AcceptLength))
+	}
 }
 
 // tail writes what SGLang's tool does not have.

@@ -125,7 +125,7 @@ func TestByHand(t *testing.T) {
 		}
 		text := &bytes.Buffer{}
 		r := &Report{Backend: "latent", RequestRate: math.Inf(1), Arrival: "inf", Metrics: m, Records: o.Records, CacheReport: true,
-			Limits: Limits{TTFT: 250 * ms}, CPUShare: math.NaN(), CI: true, Start: time.Unix(0, 0), Argv: []string{"latent"}, Dataset: "random",
+			Limits: Limits{TTFT: 250 * ms}, CPUShare: math.NaN(), CI: true, Start: time.Unix(0, 0), Argv: []string{"latent"}, Dataset: "random", AcceptLength: 2.5,
 			Pathways: &Pathways{Rows: map[string]float64{"mha/prefill": 70}, IndexerSaved: 1}, Stages: &Stages{Queue: 1, Prefill: 2, Decode: 0.5}}
 		if err := r.WriteText(text); err != nil {
 			t.Fatal(err)

@@ -79,7 +79,7 @@ type benchServe struct {
 	TopP             float64 `help:"Of sampling." default:"1" placeholder:"P" group:"Requests"`
 	ExtraBody        string  `name:"extra-request-body" help:"A JSON object laid over every request." placeholder:"JSON" group:"Requests"`
 	ChatTemplate     bool    `name:"apply-chat-template" help:"Send chats, to which the server applies its template." group:"Requests"`
-	TokenizePrompt   bool    `help:"Send token ids. They are sent anyway where the data set has them, except in chats." group:"Requests"`
+	TokenizePrompt   bool    `help:"Send token ids also where the data set has texts; not in chats." group:"Requests"`
 	PromptSuffix     string  `help:"Text behind every prompt that is a text." placeholder:"TEXT" group:"Requests"`
 	ReturnLogprob    bool    `help:"Ask for log-probabilities." group:"Requests"`
 	TopLogprobs      int     `name:"top-logprobs-num" help:"How many for each token." placeholder:"N" group:"Requests"`
@@ -348,7 +348,7 @@ func (c *benchServe) prepare(ctx context.Context, t *terminal, s *benchSettings,
 func (c *benchServe) dataOptions(s *benchSettings) serve.DataOptions {
 	return serve.DataOptions{
 		Name: c.DatasetName, Path: c.DatasetPath, N: c.NumPrompts, Seed: c.Seed, Text: strings.HasSuffix(s.backend, "-chat") || c.PromptSuffix != "",
-		Input: c.RandomInput, Output: c.RandomOut, Range: s.ratio, Spread: c.RandomSpan,
+		Tokenize: c.TokenizePrompt, Input: c.RandomInput, Output: c.RandomOut, Range: s.ratio, Spread: c.RandomSpan,
 		ShareGPTOutput: c.ShareGPTOutput, ShareGPTContext: c.ShareGPTContext,
 		Groups: c.GSPGroups, PerGroup: c.GSPPrompts, System: c.GSPSystem, Question: c.GSPQuestion, GroupOutput: c.GSPOutput,
 		GroupTurns: c.GSPTurns, GroupRange: c.GSPRange, ZipfAlpha: c.GSPZipfAlpha, Ordered: c.GSPOrdered, Zipf: c.GSPDraw == "zipf",

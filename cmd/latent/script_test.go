@@ -149,3 +149,29 @@ func TestSignals(t *testing.T) {
 		}
 	}
 }
+
+// TestBenchInterrupted interrupts a load: the table has what there is.
+func TestBenchInterrupted(t *testing.T) {
+	cmd := exec.Command("latent", "bench", "serve", "--offline", "--device", "cpu", "--calibration", "builtin", "--num-prompts", "1000",
+		"--random-input", "10", "--random-output", "4", "--arrival", "constant 20", "--print-requests", "--output-file", "none")
+	var stdout strings.Builder
+	cmd.Stdout = &stdout
+	stderr, err := cmd.StderrPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for lines := bufio.NewScanner(stderr); lines.Scan(); {
+		if strings.Contains(lines.Text(), "request 3/0") {
+			if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	_ = cmd.Wait() // the exit code is looked at below
+	if code := cmd.ProcessState.ExitCode(); code != 130 || !strings.HasPrefix(stdout.String(), "INTERRUPTED: ") || !strings.Contains(stdout.String(), "Successful requests") {
+		t.Errorf("exit code %d:\n%s", code, stdout.String())
+	}
+}
