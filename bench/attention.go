@@ -17,10 +17,13 @@ import (
 // AttentionOptions say what to measure: every plan on every combination of
 // batch, prefix and length.
 type AttentionOptions struct {
-	Lengths  []int    // new tokens of each sequence
-	Prefixes []int    // cached tokens before them
-	Batches  []int    // sequences in a step
-	Plans    []string // see Plans
+	Lengths  []int // new tokens of each sequence
+	Prefixes []int // cached tokens before them
+	Batches  []int // sequences in a step
+	// Grid, if not empty, lists the pairs to measure, in place of every prefix
+	// with every length.
+	Grid  []Sequence
+	Plans []string // see Plans
 	// Phase is that of all sequences; without it, single new tokens behind a
 	// prefix are generated and all others are a prompt's.
 	Phase *pathway.Phase
@@ -87,11 +90,15 @@ func Attention(ctx context.Context, t Target, o AttentionOptions) (*AttentionRep
 			return nil, fmt.Errorf("bench: unknown plan %q, want some of %v", p, Plans())
 		}
 	}
+	var prefixes, lengths []int
+	for _, q := range o.grid() {
+		prefixes, lengths = append(prefixes, q.Prefix), append(lengths, q.New)
+	}
 	for _, c := range []struct {
 		name  string
 		list  []int
 		least int
-	}{{"length", o.Lengths, 1}, {"prefix", o.Prefixes, 0}, {"batch", o.Batches, 1}} {
+	}{{"length", lengths, 1}, {"prefix", prefixes, 0}, {"batch", o.Batches, 1}} {
 		for _, n := range c.list {
 			if n < c.least || n > 1<<24 {
 				return nil, fmt.Errorf("bench: %s %d, want at least %d", c.name, n, c.least)
@@ -105,15 +112,13 @@ func Attention(ctx context.Context, t Target, o AttentionOptions) (*AttentionRep
 	r.Crossing, _ = t.Planner.Crossing()
 	var cells []*Cell
 	for _, batch := range o.Batches {
-		for _, prefix := range o.Prefixes {
-			for _, length := range o.Lengths {
-				c := &Cell{Batch: batch, Prefix: prefix, New: length}
-				if prefix+length > t.Model.Options().MaxContext || PagesFor(batch, prefix+length) > t.Pages {
-					r.Omitted = append(r.Omitted, fmt.Sprintf("%dx%d+%d", batch, prefix, length))
-					continue
-				}
-				cells = append(cells, c)
+		for _, q := range o.grid() {
+			c := &Cell{Batch: batch, Prefix: q.Prefix, New: q.New}
+			if q.Prefix+q.New > t.Model.Options().MaxContext || PagesFor(batch, q.Prefix+q.New) > t.Pages {
+				r.Omitted = append(r.Omitted, c.String())
+				continue
 			}
+			cells = append(cells, c)
 		}
 	}
 	if len(cells) == 0 {
@@ -139,13 +144,30 @@ func Attention(ctx context.Context, t Target, o AttentionOptions) (*AttentionRep
 	return r, nil
 }
 
+// grid returns the pairs of prefix and length to measure.
+func (o *AttentionOptions) grid() []Sequence {
+	if len(o.Grid) > 0 {
+		return o.Grid
+	}
+	var all []Sequence
+	for _, prefix := range o.Prefixes {
+		for _, length := range o.Lengths {
+			all = append(all, Sequence{prefix, length})
+		}
+	}
+	return all
+}
+
 // randomSteps draws steps of sequences of all kinds: half of them a generated
 // token behind a prefix, the others a prompt's tokens, with or without one.
 // Sizes are drawn evenly by their logarithm.
 func randomSteps(t Target, o AttentionOptions) []*Cell {
 	r := rand.New(rand.NewPCG(o.Seed, 0))
 	size := func(most int) int { return int(math.Exp(r.Float64() * math.Log(float64(most)+1))) } // 1 to most
-	batch, prefix, length := slices.Max(o.Batches), slices.Max(o.Prefixes), slices.Max(o.Lengths)
+	batch, prefix, length := slices.Max(o.Batches), 0, 0
+	for _, q := range o.grid() {
+		prefix, length = max(prefix, q.Prefix), max(length, q.New)
+	}
 	rows := batch * length
 	var cells []*Cell
 	for try := 0; len(cells) < o.RandomSteps && try < 100*o.RandomSteps; try++ {

@@ -37,21 +37,22 @@ func (r *AttentionReport) Crossovers() []report.Lines {
 	for _, batch := range batches {
 		if len(prefixes) >= len(lengths) {
 			for _, n := range lengths {
-				charts = append(charts, r.crossover(fmt.Sprintf("batch %d, %d new", batch, n),
-					func(c *Cell) bool { return c.Batch == batch && c.New == n }))
+				charts = r.crossover(charts, fmt.Sprintf("batch %d, %d new", batch, n),
+					func(c *Cell) bool { return c.Batch == batch && c.New == n })
 			}
 			continue
 		}
 		for _, prefix := range prefixes {
-			charts = append(charts, r.crossover(fmt.Sprintf("batch %d, prefix %d", batch, prefix),
-				func(c *Cell) bool { return c.Batch == batch && c.Prefix == prefix }))
+			charts = r.crossover(charts, fmt.Sprintf("batch %d, prefix %d", batch, prefix),
+				func(c *Cell) bool { return c.Batch == batch && c.Prefix == prefix })
 		}
 	}
 	return charts
 }
 
-// crossover draws the cells that belong.
-func (r *AttentionReport) crossover(of string, belongs func(c *Cell) bool) report.Lines {
+// crossover adds a chart of the cells that belong, if there are any: a grid may
+// have holes.
+func (r *AttentionReport) crossover(charts []report.Lines, of string, belongs func(c *Cell) bool) []report.Lines {
 	g := r.Key.Geometry
 	chart := report.Lines{Title: fmt.Sprintf("Attention by context: %s; %d heads, cache %s", of, g.Heads, r.Key.Cache),
 		XLabel: "context, tokens", YLabel: "attention of one layer, µs per row, with quartiles", LogX: true, LogY: true}
@@ -60,6 +61,9 @@ func (r *AttentionReport) crossover(of string, belongs func(c *Cell) bool) repor
 		if belongs(&r.Cells[i]) {
 			cells = append(cells, &r.Cells[i])
 		}
+	}
+	if len(cells) == 0 {
+		return charts
 	}
 	slices.SortFunc(cells, func(a, b *Cell) int { return a.Prefix + a.New - b.Prefix - b.New })
 	for _, plan := range Plans() {
@@ -86,7 +90,7 @@ func (r *AttentionReport) crossover(of string, belongs func(c *Cell) bool) repor
 	if v := float64(r.Crossing); near(v) {
 		chart.Marks = append(chart.Marks, report.Mark{X: v, Label: fmt.Sprintf("planner's L* %d", r.Crossing)})
 	}
-	return chart
+	return append(charts, chart)
 }
 
 // crossing returns the last context at which the faster family of pathways

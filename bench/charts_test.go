@@ -95,6 +95,10 @@ func TestCrossovers(t *testing.T) {
 	if c := r.Crossovers(); len(c) != 1 || len(c[0].Marks) != 1 {
 		t.Errorf("of one cell: %+v", c)
 	}
+	r.Cells = append(r.Cells, Cell{Batch: 2, Prefix: 7, New: 3}) // nothing of batch 1 has its numbers
+	if c := r.Crossovers(); len(c) != 2 || len(r.Maps()) != 2 {
+		t.Errorf("of a grid with holes: %d charts, %d maps", len(c), len(r.Maps()))
+	}
 	if r.SVG() == "" || len((&AttentionReport{}).Crossovers()) != 0 {
 		t.Error("no drawing of one cell, or one of none")
 	}

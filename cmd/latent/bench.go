@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -27,6 +28,7 @@ type benchCommand struct {
 type benchAttention struct {
 	Lengths  []int    `aliases:"new" help:"New tokens of each sequence." default:"512,1024,2000,4096" placeholder:"N,..."`
 	Prefix   []int    `help:"Cached tokens before them." default:"0,2048" placeholder:"N,..."`
+	Grid     []string `help:"Pairs of cached and new tokens to measure, in place of every --prefix with every --lengths." placeholder:"PxN,..."`
 	Batch    []int    `help:"Sequences in a step." default:"1" placeholder:"N,..."`
 	Pathways []string `help:"Plans to compare: mha and mla, which select only beyond index_topk; mha-masked and mla-sparse, which select for every row; adaptive; threshold; all." default:"mha,mla,adaptive" placeholder:"NAME,..."`
 	Layer    int      `help:"Layer to look at, from 0; -1 is the last one." default:"-1" placeholder:"N"`
@@ -86,6 +88,10 @@ func (c *benchAttention) Run(ctx context.Context, t *terminal) error {
 			return &exitError{exitUsage, fmt.Errorf("--pathways %s: want some of %s, or all", p, strings.Join(bench.Plans(), ", "))}
 		}
 	}
+	grid, err := c.grid()
+	if err != nil {
+		return err
+	}
 	if len(c.Lengths)*len(c.Prefix)*len(c.Batch)*len(plans) == 0 || c.Warmup < 0 || c.Repeat < 1 || c.RandomSteps < 0 {
 		return &exitError{exitUsage, fmt.Errorf("nothing to measure: --lengths, --prefix, --batch and --pathways want a value each, --repeat at least 1")}
 	}
@@ -104,7 +110,7 @@ func (c *benchAttention) Run(ctx context.Context, t *terminal) error {
 	defer l.Close()
 	start := time.Now()
 	r, err := l.BenchAttention(ctx, bench.AttentionOptions{
-		Lengths: c.Lengths, Prefixes: c.Prefix, Batches: c.Batch, Plans: plans, Layer: c.Layer,
+		Lengths: c.Lengths, Prefixes: c.Prefix, Grid: grid, Batches: c.Batch, Plans: plans, Layer: c.Layer,
 		Warmup: c.Warmup, Repeat: c.Repeat, Budget: time.Duration(c.Budget), Phase: c.phase(),
 		RandomSteps: c.RandomSteps, Seed: c.Seed, Check: c.Check,
 		Progress: func(cell *bench.Cell, done, total int) {
@@ -118,6 +124,26 @@ func (c *benchAttention) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	return c.write(t, r, baseline)
+}
+
+// grid reads --grid, and makes --prefix and --lengths what it has.
+func (c *benchAttention) grid() (grid []bench.Sequence, err error) {
+	for _, pair := range c.Grid {
+		prefix, length, ok := strings.Cut(pair, "x")
+		p, err := strconv.Atoi(prefix)
+		n, err2 := strconv.Atoi(length)
+		if !ok || err != nil || err2 != nil || p < 0 || n < 1 || p > 1<<24 || n > 1<<24 {
+			return nil, &exitError{exitUsage, fmt.Errorf("--grid %s: want cached x new tokens, as 2048x16", pair)}
+		}
+		grid = append(grid, bench.Sequence{Prefix: p, New: n})
+	}
+	if len(grid) > 0 {
+		c.Prefix, c.Lengths = nil, nil
+		for _, q := range grid {
+			c.Prefix, c.Lengths = append(c.Prefix, q.Prefix), append(c.Lengths, q.New)
+		}
+	}
+	return grid, nil
 }
 
 // baseline reads the report to compare with, if there is to be one.
