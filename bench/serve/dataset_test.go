@@ -128,6 +128,13 @@ func TestSharedPrefix(t *testing.T) {
 	if slices.Equal(d.Items[0].IDs[:30], d.Items[5].IDs[:30]) {
 		t.Error("two groups have the same system prompt")
 	}
+	o.GroupTurns = 3
+	for _, it := range load(t, o).Items {
+		if it.Turns() != 3 || it.IDs != nil || len(strings.Fields(it.Text)) != 37 || it.Prefix != 30 {
+			t.Errorf("conversation %+v", it)
+		}
+	}
+	o.GroupTurns = 1
 	o.Zipf, o.ZipfAlpha, o.PerGroup = true, 1, 500
 	counts := map[string]int{}
 	for _, it := range load(t, o).Items {

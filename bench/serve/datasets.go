@@ -156,6 +156,9 @@ func (g *generator) sharedPrefix() (*Data, error) {
 	if o.Groups < 1 || o.PerGroup < 1 {
 		return nil, errors.New("generated-shared-prefix wants at least one group of one prompt")
 	}
+	if o.GroupTurns > 1 { // answers come between, as texts
+		o.Text = true
+	}
 	systems := make([]Item, o.Groups)
 	d := &Data{}
 	for k := range systems {
@@ -183,7 +186,6 @@ func (g *generator) sharedPrefix() (*Data, error) {
 		if err != nil {
 			return nil, err
 		}
-		item.Kind = ""
 		for range o.GroupTurns - 1 {
 			text, _, err := g.text(rng, ranged(rng, o.Question, o.GroupRange))
 			if err != nil {
