@@ -108,11 +108,11 @@ func TestCounts(t *testing.T) {
 			http.Error(w, "broken", 500)
 			return
 		case first && n%2 == 0:
-			http.Error(w, "later", 503)
+			http.Error(w, "later", http.StatusServiceUnavailable)
 			return
 		case first:
 			w.Header().Set("Retry-After", "0")
-			http.Error(w, "later", 429)
+			http.Error(w, "later", http.StatusTooManyRequests)
 			return
 		}
 		json.NewEncoder(w).Encode(map[string]any{

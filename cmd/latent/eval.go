@@ -490,14 +490,14 @@ func (c *evalCompare) Run(t *terminal) error {
 		if i == 0 {
 			r.Task, r.Seed = old.Task, old.Seed
 		} else if old.Task != r.Task {
-			return &exitError{exitUsage, fmt.Errorf("A is a run of %s, B of %s", r.Task, old.Task)}
+			return &exitError{exitUsage, fmt.Errorf("run A is of %s, run B of %s", r.Task, old.Task)}
 		}
 		r.WallS += old.WallS
 		r.Arms = append(r.Arms, eval.Summarize(label, records[i], old.WallS))
 	}
 	if a, b := extraction(configs[0]), extraction(configs[1]); a != b {
 		if !c.Intersect {
-			return &exitError{exitUsage, fmt.Errorf("A is marked by %q, B by %q: --extract must be the same (--intersect compares all the same)", a, b)}
+			return &exitError{exitUsage, fmt.Errorf("run A is marked by %q, run B by %q: --extract must be the same (--intersect compares all the same)", a, b)}
 		}
 		r.Warnings = append(r.Warnings, fmt.Sprintf("A is marked by %q, B by %q", a, b))
 	}

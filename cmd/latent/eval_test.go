@@ -136,7 +136,7 @@ func TestEvalGSM8K(t *testing.T) {
 		answer := fmt.Sprintf("So it is $%d.00.\n#### %d.0", n, n)
 		switch {
 		case n == 11 && !refused.Swap(true):
-			http.Error(w, "busy", 503)
+			http.Error(w, "busy", http.StatusServiceUnavailable)
 			return
 		case n < 12:
 		case n < 16:
