@@ -1,6 +1,7 @@
 package eval
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -68,6 +69,10 @@ func (e *DifferError) Error() string { return "the runs are not of the same ques
 // intersect leaves out those that have none.
 func Compare(a string, as []Record, b string, bs []Record, intersect bool, seed uint64) (*Comparison, error) {
 	c := &Comparison{A: a, B: b}
+	// Records come in the order they were finished in, which is chance.
+	as = slices.SortedFunc(slices.Values(as), func(x, y Record) int {
+		return cmp.Or(cmp.Compare(len(x.Item), len(y.Item)), cmp.Compare(x.Item, y.Item), cmp.Compare(x.Repeat, y.Repeat))
+	})
 	other := map[key]*Record{}
 	unpaired := 0
 	for i := range bs {

@@ -11,7 +11,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"latent/bench/client"
@@ -225,15 +224,6 @@ func (b *Bench) request(item *Item, turn int, history []client.Message) *client.
 	}
 	maps.Copy(r.Extra, b.Extra)
 	return r
-}
-
-// cpuTime is what this process has computed so far.
-func cpuTime() time.Duration {
-	var u syscall.Rusage
-	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
-		return 0
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func buildVersion() string {
