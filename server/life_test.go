@@ -157,7 +157,8 @@ func TestDrain(t *testing.T) {
 	defer g.lift()
 	v := serve(t, f.Server)
 	f.http.URL = v.url
-	_, body := f.open(t, t.Context(), completionsPath, `{"prompt":"Hello","max_tokens":20,"ignore_eos":true,"stream":true}`)
+	// With token ids the first event comes even if the first token has no text.
+	_, body := f.open(t, t.Context(), completionsPath, `{"prompt":"Hello","max_tokens":20,"ignore_eos":true,"stream":true,"return_token_ids":true}`)
 	v.stop()
 	eventually(t, "not ready", func() bool { status, _ := v.code(t, "/readyz", ""); return status == 503 })
 	if status, _ := v.code(t, "/livez", ""); status != 200 {
